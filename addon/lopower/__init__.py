@@ -1,0 +1,3 @@
+"""LoPower: a WireGuard gateway that stitches small devices to a tailnet."""
+
+__version__ = "0.1.0"
