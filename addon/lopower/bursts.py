@@ -16,6 +16,7 @@ Matrix = NDArray[np.uint8]
 # A buffer meets a handful of datagram sizes at a time (full, acknowledgement, acknowledgement
 # with SACK blocks); past this many the oldest layout is dropped and rebuilt when it comes again.
 MAX_LAYOUTS = 16
+MAX_ROWS = 64  # what UDP_GRO merges and UDP_SEGMENT splits at most, on every kernel
 
 
 class Rows(NamedTuple):
@@ -34,8 +35,8 @@ class RowBuffer:
 
     __slots__ = ("_block", "_layouts", "_view")
 
-    def __init__(self, capacity: int) -> None:
-        self._block = np.zeros(capacity, np.uint8)
+    def __init__(self, capacity: int, block: Matrix | None = None) -> None:
+        self._block = np.zeros(capacity, np.uint8) if block is None else block
         self._view = memoryview(self._block.data)
         self._layouts: dict[int, Rows] = {}
 
@@ -45,7 +46,7 @@ class RowBuffer:
         return self._view
 
     def rows(self, count: int, size: int) -> Rows:
-        """`count` adjacent rows of `size` bytes from the start of the block."""
+        """`count` (at most MAX_ROWS) adjacent rows of `size` bytes from the start of the block."""
         layout = self._layouts.get(size)
         if layout is None:
             layout = self._lay_out(size)
@@ -54,7 +55,7 @@ class RowBuffer:
     def _lay_out(self, size: int) -> Rows:
         if len(self._layouts) >= MAX_LAYOUTS:
             del self._layouts[next(iter(self._layouts))]
-        count = len(self._block) // size
+        count = min(len(self._block) // size, MAX_ROWS)
         matrix = self._block[: count * size].reshape(count, size)
         views = [self._view[i * size : (i + 1) * size] for i in range(count)]
         layout = self._layouts[size] = Rows(matrix, views)

@@ -1,1 +1,1 @@
-
+"""The thin shell: sockets, the poller and the timer around the sans-IO cores."""
