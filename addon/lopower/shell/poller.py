@@ -1,7 +1,7 @@
-"""One edge-triggered epoll for all flow sockets: a wake-up hands over every socket that changed.
+"""One edge-triggered epoll for all flow sockets: a wake-up hands over each that changed.
 
-A socket is registered once, for both directions, and costs one dictionary entry. Its owner remembers
-what it may still do (epoll(7), "edge-triggered").
+A socket is registered once, for both directions, and costs one dictionary entry. Its owner
+remembers what it may still do (epoll(7), "edge-triggered").
 """
 
 from __future__ import annotations
