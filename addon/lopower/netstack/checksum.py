@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from lopower.bursts import Matrix
 
-
 # Folding by halves first makes the number that the modulo sees small: a third of the cost.
 _FOLDS = [(bits, (1 << bits) - 1) for bits in (5120, 2560, 1280, 640)]
 
 
 def ones_sum(data: bytes | bytearray | memoryview) -> int:
-    """The ones-complement sum of big-endian 16-bit words, 0 <= sum < 65535; odd tails are padded."""
+    """The ones-complement sum of big-endian 16-bit words, in 0..65534; an odd tail is padded."""
     value = int.from_bytes(data)
     if len(data) & 1:
         value <<= 8
@@ -39,5 +38,9 @@ def pseudo_header_sum(source: bytes, destination: bytes, protocol: int, length: 
 
 def row_sums(matrix: Matrix) -> NDArray[np.uint64]:
     """The ones-complement sum of each row, as big-endian words; rows are a multiple of 4 wide."""
-    words = matrix.view(">u4") if matrix.flags.c_contiguous else np.ascontiguousarray(matrix).view(">u4")
+    words = (
+        matrix.view(">u4")
+        if matrix.flags.c_contiguous
+        else np.ascontiguousarray(matrix).view(">u4")
+    )
     return words.sum(axis=1, dtype=np.uint64) % np.uint64(65535)

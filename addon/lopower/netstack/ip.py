@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
-from lopower.netstack.checksum import checksum, ones_sum
+from lopower.netstack.checksum import checksum
 
 Packet = bytes | bytearray | memoryview
 
@@ -131,7 +131,7 @@ def _decode_v4(packet: Packet) -> IpHeader:
     length = (first & 15) << 2
     if length < IPV4_HEADER or total < length or total > len(packet):
         raise IpError("length")
-    if ones_sum(packet[:length]):
+    if int.from_bytes(packet[:length]) % 65535:
         raise IpError("header checksum")
     if length > IPV4_HEADER:
         _check_v4_options(packet[IPV4_HEADER:length])
@@ -165,6 +165,8 @@ def _decode_v6(packet: Packet) -> IpHeader:
         raise IpError("truncated")
     _, payload, following, _, source, destination = _IPV6.unpack_from(packet)
     total = payload + IPV6_HEADER
+    if not payload and following == HOP_BY_HOP:
+        raise IpError("jumbogram")
     if total > len(packet):
         raise IpError("length")
     if following in (TCP, UDP, ICMPV6):
@@ -176,48 +178,45 @@ def _decode_v6(packet: Packet) -> IpHeader:
 def _walk_extension_headers(
     packet: Packet, source: bytes, destination: bytes, following: int, total: int
 ) -> IpHeader:
-    at, following_at, fragment, fragment_end = IPV6_HEADER, 6, None, 0
+    at, following_at, fragment, data_at = IPV6_HEADER, 6, None, 0
     for _ in range(MAX_EXTENSION_HEADERS):
         if following not in _EXTENSION_HEADERS:
             break
         if following == HOP_BY_HOP and at != IPV6_HEADER:
             raise IpError("hop-by-hop", ParameterProblem(UNKNOWN_NEXT_HEADER, following_at))
-        if at + 8 > total:
-            raise IpError("truncated")
-        if following == FRAGMENT:
-            if fragment is not None:
-                raise IpError("nested fragment")
-            fragment = _fragment(packet, at, total, following_at)
-            end = fragment_end = at + FRAGMENT_HEADER
-            if fragment.offset:
-                following, following_at, at = packet[at], at, end
-                break
-        else:
-            end = at + 8 + (packet[at + 1] << 3)
-            if end > total:
-                raise IpError("truncated")
+        end = _extension_end(packet, following, at, total)
+        if following != FRAGMENT:
             _check_extension(packet, following, at, end)
+        elif fragment is None:
+            fragment, data_at = _fragment(packet, at, total, following_at), end
+        else:
+            raise IpError("nested fragment")
         following, following_at, at = packet[at], at, end
+        if fragment is not None and fragment.offset:
+            break
     else:
         raise IpError("extension headers")
     if following == NO_NEXT_HEADER:
         raise IpError("no next header")
+    addresses = source + destination
     if fragment is not None and (fragment.offset or fragment.more):
-        # Reassembly wants to know where the data starts; the chain after it has been looked at.
-        protocol_at = fragment_end - FRAGMENT_HEADER
+        # The chain of a first fragment has been looked at (RFC 7112); reassembly wants its data.
+        at, following_at = data_at, data_at - FRAGMENT_HEADER
+        protocol = packet[following_at]
         return IpHeader(
-            6,
-            source,
-            destination,
-            packet[protocol_at],
-            fragment_end,
-            total,
-            source + destination,
-            protocol_at,
-            fragment,
+            6, source, destination, protocol, at, total, addresses, following_at, fragment
         )
-    key = _key(packet, source + destination, following, at, total, None)
+    key = _key(packet, addresses, following, at, total, None)
     return IpHeader(6, source, destination, following, at, total, key, following_at)
+
+
+def _extension_end(packet: Packet, kind: int, at: int, total: int) -> int:
+    if at + 8 > total:
+        raise IpError("truncated")
+    end = at + 8 if kind == FRAGMENT else at + 8 + (packet[at + 1] << 3)
+    if end > total:
+        raise IpError("truncated")
+    return end
 
 
 _EXTENSION_HEADERS = frozenset((HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS))
