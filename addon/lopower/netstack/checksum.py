@@ -43,4 +43,5 @@ def row_sums(matrix: Matrix) -> NDArray[np.uint64]:
         if matrix.flags.c_contiguous
         else np.ascontiguousarray(matrix).view(">u4")
     )
-    return words.sum(axis=1, dtype=np.uint64) % np.uint64(65535)
+    sums: NDArray[np.uint64] = words.sum(axis=1, dtype=np.uint64) % np.uint64(65535)
+    return sums

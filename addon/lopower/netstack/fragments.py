@@ -52,13 +52,13 @@ class Expired(NamedTuple):
 
 class _Datagram:
     __slots__ = (
-        "bytes",
         "deadline",
         "dropped",
         "end",
         "head",
         "next_header_at",
         "pieces",
+        "size",
         "starts",
     )
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
@@ -325,3 +326,41 @@ def ipv6_header(source: bytes, destination: bytes, protocol: int, payload_length
 def fragment_header(protocol: int, offset: int, more: bool, identification: int) -> bytes:
     """An IPv6 fragment header (RFC 8200, 4.5); `offset` in bytes."""
     return _FRAGMENT.pack(protocol, 0, offset | more, identification)
+
+
+def split(packet: bytes, identification: int, mtu: int) -> Iterator[bytes]:
+    """The fragments, each at most `mtu` long, of a packet without options or extension headers."""
+    if packet[0] >> 4 == 4:
+        return _split_v4(packet, identification & 0xFFFF, mtu)
+    return _split_v6(packet, identification & 0xFFFFFFFF, mtu)
+
+
+def _split_v4(packet: bytes, identification: int, mtu: int) -> Iterator[bytes]:
+    protocol, source, destination = packet[9], packet[12:16], packet[16:20]
+    data = memoryview(packet)[IPV4_HEADER:]
+    step = (mtu - IPV4_HEADER) & ~7
+    for offset in range(0, len(data), step):
+        piece = data[offset : offset + step]
+        flags = offset >> 3
+        if offset + step < len(data):
+            flags |= MORE_FRAGMENTS
+        header = ipv4_header(
+            source,
+            destination,
+            protocol,
+            len(piece),
+            identification=identification,
+            flags=flags,
+        )
+        yield header + piece
+
+
+def _split_v6(packet: bytes, identification: int, mtu: int) -> Iterator[bytes]:
+    protocol, source, destination = packet[6], packet[8:24], packet[24:40]
+    data = memoryview(packet)[IPV6_HEADER:]
+    step = (mtu - IPV6_HEADER - FRAGMENT_HEADER) & ~7
+    for offset in range(0, len(data), step):
+        piece = data[offset : offset + step]
+        more = offset + step < len(data)
+        header = ipv6_header(source, destination, FRAGMENT, FRAGMENT_HEADER + len(piece))
+        yield header + fragment_header(protocol, offset, more, identification) + piece

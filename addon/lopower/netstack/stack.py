@@ -1,0 +1,405 @@
+"""The stack: packets from the devices in, flows and events out, packets for the devices back.
+
+It ends flows to any destination and forwards nothing. Packets are trusted to be whole (WireGuard
+authenticated them), so checksums over data are not verified; lengths and IP headers are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Mapping
+from functools import lru_cache
+from struct import Struct
+from typing import Protocol
+
+import numpy as np
+
+from lopower.bursts import Matrix, Rows
+from lopower.netstack import icmp, udp
+from lopower.netstack.events import (
+    Address,
+    EchoRequest,
+    IcmpError,
+    UdpDatagram,
+    Unreachable,
+)
+from lopower.netstack.fragments import Reassembler
+from lopower.netstack.ip import (
+    ICMP,
+    ICMPV6,
+    IPV4_HEADER,
+    IPV6_HEADER,
+    TCP,
+    UDP,
+    IpError,
+    IpHeader,
+    decode,
+    is_martian,
+    is_multicast,
+    split,
+)
+from lopower.netstack.tcp.table import TcpConnection, TcpRequest, TcpTable
+
+Event = TcpRequest | UdpDatagram | EchoRequest | IcmpError
+
+MTU = 1280  # of the tunnel: what IPv6 asks for and every path carries with WireGuard around it
+
+# Both are emptied once per wake-up, which brings no more than a few receive buffers of packets:
+# some ten megabytes at the very worst.
+MAX_EVENTS = 4096
+MAX_QUEUED_PACKETS = 8192
+
+# Pairs of addresses seen lately and found in order; a flood of others only costs the look.
+MAX_KNOWN_PAIRS = 4096
+
+_UDP_V4 = Struct("!BxHxxHxBxx4s4sHHH").unpack_from
+_V4_HEADERS = IPV4_HEADER + udp.HEADER
+
+# The first octets that make an IPv4 address special in any way: a closer look is needed.
+_SPECIAL = bytes(first in (0, 127, 169) or first >= 224 for first in range(256))
+
+# Which bits of a burst's headers, addresses and ports included, are the same in every packet of a
+# flow. IPv4: not the type of service, identification, DF, time to live and checksum.
+_V4_SAME = np.frombuffer(
+    bytes.fromhex("ff00ffff 0000bfff 00ff0000 ffffffff ffffffff ffffffff"), np.uint32
+)
+# IPv6: not the traffic class, flow label and hop limit.
+_V6_SAME = np.frombuffer(bytes.fromhex("f0000000 ffffff00" + "ffffffff" * 9), np.uint32)
+_V4_HEADER_WORDS = IPV4_HEADER // 4
+
+
+class Sink(Protocol):
+    """Where `Stack.flush` puts packets, in order."""
+
+    def packet(self, link: Hashable, packet: bytes) -> None:
+        """Send one packet."""
+
+    def burst(self, link: Hashable, packets: Rows) -> None:
+        """Send packets of equal size, rows padded with zeros to a multiple of 16."""
+
+
+class Stack:
+    """One netstack for all devices. `local_addresses` are the gateway's own."""
+
+    def __init__(
+        self,
+        local_addresses: Collection[bytes] = (),
+        *,
+        broadcast_addresses: Collection[bytes] = (),
+        mtu: int = MTU,
+        random: Callable[[int], bytes] = os.urandom,
+        tcp: TcpTable | None = None,
+    ) -> None:
+        self._local = frozenset(local_addresses)
+        self._gateways = {len(address): address for address in reversed([*local_addresses])}
+        self._broadcasts = frozenset(broadcast_addresses)
+        self._mtu = mtu
+        self._identification = int.from_bytes(random(4))
+        self._drops: Counter[str] = Counter()
+        self._events: list[Event] = []
+        self._outgoing: list[tuple[Hashable, bytes]] = []
+        self._errors = icmp.TokenBucket()
+        self._fragments = Reassembler(self._drops)
+        self._verdict = lru_cache(MAX_KNOWN_PAIRS)(self._judge)
+        self.tcp = TcpTable(random=random) if tcp is None else tcp
+
+    @property
+    def drops(self) -> Mapping[str, int]:
+        """How many packets were dropped, by reason."""
+        return self._drops
+
+    def receive(self, link: Hashable, packet: memoryview, now: float) -> None:
+        """Take one packet from `link`; bytes after it are padding."""
+        if len(packet) >= _V4_HEADERS and packet[9] == UDP and self._receive_udp_v4(link, packet):
+            return
+        try:
+            ip = decode(packet)
+        except IpError as error:
+            self._refuse(link, packet, error, now)
+            return
+        reason = self._verdict(ip.source, ip.destination)
+        if reason is not None:
+            self._drops[reason] += 1
+        elif ip.fragment is not None:
+            self._receive_fragment(link, packet, ip, now)
+        else:
+            self._deliver(link, packet, ip, now)
+
+    def _receive_udp_v4(self, link: Hashable, packet: memoryview) -> bool:
+        """Take the most frequent kind of packet in the fewest steps; `False`: look closer."""
+        first, total, flags, protocol, source, destination, source_port, port, length = _UDP_V4(
+            packet
+        )
+        if (
+            first != 0x45
+            or protocol != UDP
+            or flags & 0x3FFF
+            or length != total - 20
+            or length < 8
+            or total > len(packet)
+            or not port
+            or _SPECIAL[source[0]]
+            or _SPECIAL[destination[0]]
+            or source == destination
+            or destination in self._broadcasts
+            or int.from_bytes(packet[:20]) % 65535
+            or len(self._events) >= MAX_EVENTS
+        ):
+            return False
+        whole = bytes(packet[:total])
+        self._events.append(
+            UdpDatagram(link, source, source_port, destination, port, whole[28:], whole)
+        )
+        return True
+
+    def _judge(self, source: bytes, destination: bytes) -> str | None:
+        """Why packets between these addresses are dropped, `None` if they are not."""
+        if is_multicast(destination) or destination in self._broadcasts:
+            return "multicast"
+        if is_martian(source) or is_martian(destination) or source == destination:
+            return "martian"
+        return None
+
+    def _refuse(self, link: Hashable, packet: memoryview, error: IpError, now: float) -> None:
+        self._drops[error.reason] += 1
+        if error.problem is not None and self._errors.take(now):
+            gateway = self._gateways.get(16)
+            self._queue(link, icmp.parameter_problem(packet, error.problem, gateway))
+
+    def _receive_fragment(
+        self, link: Hashable, packet: memoryview, ip: IpHeader, now: float
+    ) -> None:
+        try:
+            whole = self._fragments.add(link, packet, ip, now)
+        except IpError as error:
+            self._refuse(link, packet, error, now)
+            return
+        if whole is not None:
+            self.receive(link, memoryview(whole), now)
+
+    def _deliver(self, link: Hashable, packet: memoryview, ip: IpHeader, now: float) -> None:
+        protocol = ip.protocol
+        if len(packet) != ip.total_length:
+            packet = packet[: ip.total_length]
+        if protocol == TCP:
+            self.tcp.receive(link, packet, ip, now)
+        elif protocol == UDP:
+            self._receive_udp(link, packet, ip)
+        elif protocol == (ICMP if ip.version == 4 else ICMPV6):
+            self._receive_icmp(link, packet, ip)
+        else:
+            self._drops["unknown protocol"] += 1
+            self.send_unreachable(link, packet, Unreachable.PROTOCOL, now)
+
+    def _receive_udp(self, link: Hashable, packet: memoryview, ip: IpHeader) -> None:
+        at = ip.header_length
+        size = len(packet) - at
+        if size < udp.HEADER or int.from_bytes(packet[at + 4 : at + 6]) != size:
+            self._drops["udp length"] += 1
+            return
+        source_port = int.from_bytes(packet[at : at + 2])
+        port = int.from_bytes(packet[at + 2 : at + 4])
+        if not port:
+            self._drops["udp port"] += 1
+            return
+        whole = bytes(packet)
+        payload = whole[at + 8 :]
+        self._tell(UdpDatagram(link, ip.source, source_port, ip.destination, port, payload, whole))
+
+    def _receive_icmp(self, link: Hashable, packet: memoryview, ip: IpHeader) -> None:
+        if len(packet) < ip.header_length + icmp.HEADER:
+            self._drops["icmp length"] += 1
+            return
+        kind = packet[ip.header_length]
+        if kind == (icmp.ECHO_REQUEST if ip.version == 4 else icmp.V6_ECHO_REQUEST):
+            self._receive_echo(icmp.parse_echo(link, packet, ip))
+            return
+        error = icmp.parse_error(link, packet, ip)
+        if error is not None:
+            self._receive_icmp_error(error)
+        elif ip.version == 6 and kind in icmp.V6_LINK_LOCAL_TYPES:
+            self._drops["neighbour discovery"] += 1
+        else:
+            self._drops["icmp"] += 1
+
+    def _receive_echo(self, request: EchoRequest) -> None:
+        if request.destination in self._local:
+            self.send_echo_reply(request)
+        else:
+            self._tell(request)
+
+    def _receive_icmp_error(self, error: IcmpError) -> None:
+        if error.protocol == TCP:
+            self.tcp.icmp_error(error.key, error)
+        else:
+            self._tell(error)
+
+    def _tell(self, event: Event) -> None:
+        if len(self._events) < MAX_EVENTS:
+            self._events.append(event)
+        else:
+            self._drops["event limit"] += 1
+
+    def receive_burst(self, link: Hashable, packets: Matrix, now: float) -> bool:
+        """Take a burst if all rows are packets of one flow; `False`: nothing has changed."""
+        if len(packets) < 2:
+            return False
+        ip = self._uniform(packets)
+        if ip is None:
+            return False
+        if ip.protocol == TCP:
+            header_length, total = ip.header_length, ip.total_length
+            return self.tcp.receive_burst(link, ip.key, packets, header_length, total, now)
+        return self._receive_udp_burst(link, packets, ip)
+
+    def _uniform(self, packets: Matrix) -> IpHeader | None:
+        """The first packet's header if it is good, plain, and that of all rows."""
+        try:
+            ip = decode(packets[0].data)
+        except IpError:
+            return None
+        transport = len(ip.key) - 2 * len(ip.source)  # 0 without ports
+        if ip.fragment is not None or not transport:
+            return None
+        if self._verdict(ip.source, ip.destination) is not None:
+            return None
+        if ip.version == 4:
+            width, same, plain = 24, _V4_SAME, ip.header_length == IPV4_HEADER
+        else:
+            width, same, plain = 44, _V6_SAME, ip.header_length == IPV6_HEADER
+        if not plain:
+            return None
+        words = np.ascontiguousarray(packets[:, :width]).view(np.uint32)
+        if ((words ^ words[0]) & same).any():
+            return None
+        if ip.version == 4:
+            # As in `checksum`: zero modulo 65535 in one byte order is zero in the other.
+            sums = words[:, :_V4_HEADER_WORDS].sum(axis=1, dtype=np.uint64)
+            if (sums % np.uint64(65535)).any():
+                return None
+        return ip
+
+    def _receive_udp_burst(self, link: Hashable, packets: Matrix, ip: IpHeader) -> bool:
+        at, total = ip.header_length, ip.total_length
+        if total < at + udp.HEADER or len(self._events) + len(packets) > MAX_EVENTS:
+            return False
+        ports = int.from_bytes(ip.key[-4:])
+        source_port, port = ports >> 16, ports & 0xFFFF
+        lengths = packets[:, at + 4 : at + 6]
+        if not port or (lengths != ((total - at) >> 8, (total - at) & 255)).any():
+            return False
+        source, destination, start = ip.source, ip.destination, at + udp.HEADER
+        wholes = packets[:, :total].tobytes()
+        append = self._events.append
+        for i in range(0, len(wholes), total):
+            whole = wholes[i : i + total]
+            append(UdpDatagram(link, source, source_port, destination, port, whole[start:], whole))
+        return True
+
+    def events(self) -> list[Event]:
+        """What has happened since the last call."""
+        events, self._events = self._events, []
+        events += self.tcp.events()
+        return events
+
+    def take_ready(self) -> Collection[TcpConnection]:
+        """The connections that have become readable, writable or closed since the last call."""
+        return self.tcp.take_ready()
+
+    def connect(
+        self, link: Hashable, source: Address, destination: Address, now: float
+    ) -> TcpConnection:
+        """Open a connection to a device, in the name of `source`."""
+        return self.tcp.connect(link, source, destination, now)
+
+    def send_udp(
+        self,
+        link: Hashable,
+        source: Address,
+        destination: Address,
+        payload: bytes | bytearray | memoryview,
+        now: float,
+        *,
+        fragment: bool,
+    ) -> None:
+        """Queue a datagram; one that is too long for the tunnel needs leave to be fragmented."""
+        if len(payload) > udp.MAX_PAYLOAD:
+            self._drops["udp too long"] += 1
+            return
+        packet = udp.build(source, destination, payload)
+        if len(packet) <= self._mtu:
+            if len(self._outgoing) < MAX_QUEUED_PACKETS:
+                self._outgoing.append((link, packet))
+            else:
+                self._drops["queue limit"] += 1
+        elif fragment:
+            self._queue_fragments(link, packet)
+        else:
+            self._drops["udp needs fragments"] += 1
+
+    def send_echo_reply(self, request: EchoRequest) -> None:
+        """Answer a ping, in the name of the address that was asked."""
+        packet = icmp.echo_reply(request)
+        if len(packet) <= self._mtu:
+            self._queue(request.link, packet)
+        else:
+            self._queue_fragments(request.link, packet)
+
+    def send_unreachable(
+        self, link: Hashable, original: bytes | memoryview, reason: Unreachable, now: float
+    ) -> None:
+        """Queue an ICMP error about `original`, if there may be one and not too many have gone."""
+        if not self._errors.take(now):
+            self._drops["icmp error rate"] += 1
+            return
+        gateway = self._gateways.get(4 if original[0] >> 4 == 4 else 16)
+        self._queue(link, icmp.unreachable(original, reason, gateway))
+
+    def _queue(self, link: Hashable, packet: bytes | None) -> None:
+        if packet is None:
+            self._drops["icmp error not allowed"] += 1
+        elif len(self._outgoing) < MAX_QUEUED_PACKETS:
+            self._outgoing.append((link, packet))
+        else:
+            self._drops["queue limit"] += 1
+
+    def _queue_fragments(self, link: Hashable, packet: bytes) -> None:
+        self._identification += 1
+        for piece in split(packet, self._identification, self._mtu):
+            self._queue(link, piece)
+
+    def drop_link(self, link: Hashable) -> None:
+        """Forget a device: its flows, fragments, and what is queued from and for it."""
+        self._fragments.drop_link(link)
+        self._events = [event for event in self._events if _link_of(event) != link]
+        self._outgoing = [item for item in self._outgoing if item[0] != link]
+        self.tcp.drop_link(link)
+
+    def flush(self, now: float, sink: Sink) -> None:
+        """Hand `sink` all that is to be sent."""
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, []
+            emit = sink.packet
+            for link, packet in outgoing:
+                emit(link, packet)
+        self.tcp.flush(now, sink)
+
+    def deadline(self) -> float | None:
+        """When `handle_timer` is due."""
+        ours, theirs = self._fragments.deadline(), self.tcp.deadline()
+        if ours is None or theirs is None:
+            return theirs if ours is None else ours
+        return min(ours, theirs)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        for link, first in self._fragments.expire(now):
+            if first and self._errors.take(now):
+                gateway = self._gateways.get(4 if first[0] >> 4 == 4 else 16)
+                self._queue(link, icmp.reassembly_timeout(first, gateway))
+        self.tcp.handle_timer(now)
+
+
+def _link_of(event: Event) -> Hashable:
+    return event.connection.link if isinstance(event, TcpRequest) else event.link
