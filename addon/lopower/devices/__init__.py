@@ -1,1 +1,1 @@
-
+"""Who the devices are: registry, address plan, keys, enrolment and client profiles."""
