@@ -1,1 +1,1 @@
-
+"""HTTP: the control socket of the command line, and the page inside the tunnel."""

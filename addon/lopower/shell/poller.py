@@ -45,8 +45,9 @@ class Poller:
         self._epoll.register(fd, _BOTH)
 
     def hand_over(self, fd: int, watcher: Watcher) -> None:
-        """Let another watcher have a socket that is already watched."""
+        """Let another watcher have a watched socket; it is told anew what the socket can do."""
         self._watchers[fd] = watcher
+        self._epoll.modify(fd, _BOTH)
 
     def forget(self, fd: int) -> None:
         """Call before the socket is closed."""

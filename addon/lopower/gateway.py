@@ -1,0 +1,220 @@
+"""The composition root: what is wired to what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from ipaddress import ip_address
+from typing import Any
+
+from aiohttp import web
+
+from lopower.api.control import ControlServer
+from lopower.api.welcome import Welcome
+from lopower.config import RunConfig
+from lopower.devices.administration import Administration
+from lopower.devices.errors import UserError
+from lopower.devices.registry import Registry
+from lopower.dns.server import Server
+from lopower.live import Live
+from lopower.netstack.stack import Stack
+from lopower.proxy.client import Client
+from lopower.proxy.names import NameService
+from lopower.proxy.policy import Context, parse_rules
+from lopower.proxy.proxy import Proxy
+from lopower.proxy.stream import StreamTransport
+from lopower.roster import Roster
+from lopower.shell.capture import Capture
+from lopower.shell.engine import Engine
+from lopower.shell.outer import OuterSocket
+from lopower.shell.poller import Poller
+from lopower.shell.upstream import Upstream
+from lopower.tailnet import host
+from lopower.tailnet.system import SystemBackend
+from lopower.wireguard import EndpointChanged, HandshakeCompleted, Interface
+
+log = logging.getLogger(__name__)
+
+HTTP_PORT = 80
+HOUSEKEEPING = 5.0  # seconds: idle UDP mappings, counters, pending keys
+SAVE_SOON = 0.1  # seconds from a handshake until its endpoint is on the disk
+RECONNECT_SPREAD = 1.0  # seconds over which a restarted gateway greets the devices it knows
+
+
+class Gateway:
+    """One running gateway; `registry` is open and locked."""
+
+    def __init__(
+        self, config: RunConfig, registry: Registry, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.config = config
+        self.registry = registry
+        self._loop = loop
+        plan = registry.settings().plan
+        four = [plan.gateway4.packed] if config.ipv4 else []
+        self.addresses = (*four, plan.gateway6.packed)
+        self.outer = _open(config)
+        self.interface = Interface(registry.server_private_key, wall=time.time)
+        broadcast = [plan.ipv4.broadcast_address.packed]
+        self.stack = Stack(self.addresses, broadcast_addresses=broadcast, mtu=config.mtu)
+        self.engine = Engine(loop, self.outer, self.interface, self.stack)
+        self.poller = Poller(loop, self.engine.settle)
+        self.backend = SystemBackend(loop, self.poller)
+        self.proxy = Proxy(self.stack, self.backend, self.poller, self.addresses)
+        self.names = Server(local_addresses=self.addresses)
+        self.context = self._surroundings()
+        self.roster = Roster(registry, self.interface, self.proxy, self.names, self.context)
+        self.upstream = Upstream(self.names, config.upstreams, self._answered, self.addresses)
+        self.name_service = NameService(self.proxy, self.names, self.upstream.pump)
+        self.welcome = web.Server(Welcome(self._who, self._hosts()), access_log=None)
+        self.live = Live(self)
+        self.admin = Administration(registry, live=self.live, on_change=self._changed)
+        self.control = ControlServer(self.admin, config.data)
+        self._tasks: set[asyncio.TimerHandle] = set()
+        self._saving = False
+        self._stopping = False
+        self._wire()
+
+    def _wire(self) -> None:
+        self.engine.flows = self._settle
+        self.proxy.datagrams[53] = self.name_service.on_datagram
+        self.proxy.streams[53] = self.name_service.on_stream
+        self.proxy.streams[HTTP_PORT] = self._serve_page
+        if self.config.pcap is not None:
+            self.engine.tap = Capture(self.config.pcap, time.time)
+        if not self.config.ipv4:
+            self.names.set_filter(("ts.net",))
+        self.roster.sync()
+
+    def _surroundings(self) -> Context:
+        """What policy must know of the host and of the tunnel."""
+        plan = self.registry.settings().plan
+        seen = host.look()
+        return Context(
+            gateway=self.addresses,
+            devices=(plan.ipv4, plan.ipv6),
+            services=frozenset({(HTTP_PORT, "tcp")}),
+            host_addresses=seen.addresses,
+            host_networks=seen.networks,
+            reach=tuple(parse_rules(self.config.allow)),
+        )
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Serve devices, and the command line over the control socket."""
+        await self.control.start()
+        self.engine.start()
+        self._greet()
+        self._housekeeping()
+        log.info("listening on UDP port %d", self.outer.port)
+
+    async def stop(self) -> None:
+        """Save everything and let go of every socket."""
+        self._stopping = True
+        await self.control.stop()
+        self.roster.save(counters=True)
+        self.proxy.close()
+        await self.upstream.close()
+        self.engine.stop()
+        self.backend.close()
+        self.poller.close()
+        if self.engine.tap is not None:
+            self.engine.tap.close()
+
+    def _greet(self) -> None:
+        """Start a handshake with every device whose endpoint is known, so that nobody waits."""
+        known = [m.peer for m in self.roster.members.values() if m.peer.endpoint is not None]
+        for index, peer in enumerate(known):
+            self._loop.call_later(RECONNECT_SPREAD * index / len(known), self._initiate, peer)
+
+    def _initiate(self, peer: Any) -> None:
+        if not self._stopping:
+            self.interface.initiate(peer, self._loop.time())
+            self.engine.wake()
+
+    def _housekeeping(self) -> None:
+        if self._stopping:
+            return
+        now = self._loop.time()
+        self.proxy.expire(now)
+        self.name_service.expire(now)
+        self.roster.save(counters=True)
+        self.registry.expire(time.time())
+        self.engine.wake()
+        self._loop.call_later(HOUSEKEEPING, self._housekeeping)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> bool:
+        more = self.proxy.settle(now)
+        while (event := self.interface.next_event()) is not None:
+            if isinstance(event, HandshakeCompleted):
+                self.roster.handshake(event)
+            elif isinstance(event, EndpointChanged):
+                self.roster.moved(event)
+            self.live.note(event)
+        if self.roster.unsaved and not self._saving:
+            self._saving = True
+            self._loop.call_later(SAVE_SOON, self._save_soon)
+        return more
+
+    def _save_soon(self) -> None:
+        self._saving = False
+        if not self._stopping:
+            self.roster.save()
+
+    def _answered(self) -> None:
+        """DNS answers came from upstream."""
+        self.proxy.now = self._loop.time()
+        self.name_service.deliver()
+        self.engine.wake()
+
+    def _changed(self) -> None:
+        """The registry was changed by a user."""
+        self.roster.sync()
+        self.engine.wake()
+
+    # -- the page ----------------------------------------------------------------------------------
+
+    def _serve_page(self, client: Client, connection: Any) -> None:
+        source = str(ip_address(connection.remote[0]))
+        extra = {"peername": (source, connection.remote[1])}
+        StreamTransport(self.proxy, connection, self.welcome(), self.engine.wake, extra)
+
+    def _hosts(self) -> frozenset[str]:
+        texts = [str(ip_address(address)) for address in self.addresses]
+        return frozenset([*(f"[{t}]" if ":" in t else t for t in texts), self.gateway_name])
+
+    @property
+    def gateway_name(self) -> str:
+        return f"gateway.{self.context.zone}"
+
+    def _who(self, source: str) -> dict[str, Any] | None:
+        member = self.roster.at(source)
+        if member is None:
+            return None
+        age = self._loop.time() - member.peer.last_handshake if member.peer.last_handshake else None
+        client = self.proxy.client(member.peer)
+        return {
+            "name": member.device.name,
+            "dns_name": f"{member.device.name}.{self.context.zone}",
+            "addresses": member.device.addresses,
+            "endpoint": str(member.peer.endpoint) if member.peer.endpoint else None,
+            "handshake_age": age,
+            "gateway": [str(ip_address(address)) for address in self.addresses],
+            "gateway_name": self.gateway_name,
+            "reach": [str(rule) for rule in client.policy.rules] if client else [],
+        }
+
+
+def _open(config: RunConfig) -> OuterSocket:
+    host_, port = config.listen
+    try:
+        return OuterSocket(host_, port)
+    except OSError as error:
+        raise UserError(
+            f"UDP port {port} cannot be opened ({error.strerror}): another program may hold it; "
+            "choose another with --listen, or see `lopower doctor`."
+        ) from None

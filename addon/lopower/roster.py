@@ -1,0 +1,210 @@
+"""Keeps WireGuard, the proxy and DNS in step with the devices of the registry, and the registry in
+step with what WireGuard sees of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+
+from lopower.devices.device import Device, Pending, Runtime
+from lopower.devices.registry import Registry
+from lopower.dns.server import Server
+from lopower.proxy.client import Client
+from lopower.proxy.policy import Context, Policy, parse_rules
+from lopower.proxy.proxy import Proxy
+from lopower.wireguard import EndpointChanged, HandshakeCompleted, Interface, Peer
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_SEEN = 180.0  # seconds; a device that keeps its session alive is heard within these
+
+
+class Member:
+    """A device and what of it lives in this process."""
+
+    __slots__ = ("base_rx", "base_tx", "clock_offset", "device", "handshake", "peer", "rotation")
+
+    def __init__(self, device: Device, peer: Peer) -> None:
+        self.device = device
+        self.peer = peer
+        self.rotation: Peer | None = None  # new keys that wait for their first handshake
+        self.base_rx, self.base_tx = device.rx_bytes, device.tx_bytes
+        self.handshake = device.last_handshake
+        self.clock_offset: float | None = None
+
+    @property
+    def rx_bytes(self) -> int:
+        return self.base_rx + self.peer.rx_bytes
+
+    @property
+    def tx_bytes(self) -> int:
+        return self.base_tx + self.peer.tx_bytes
+
+
+class Roster:
+    """All enabled devices. `sync` after any change to the registry."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        interface: Interface,
+        proxy: Proxy,
+        names: Server,
+        context: Context,
+    ) -> None:
+        self._registry = registry
+        self._interface = interface
+        self._proxy = proxy
+        self._names = names
+        self._context = context
+        self._default = Policy(None, context)
+        self._pending: dict[str, Pending] = {}
+        self._dirty: set[str] = set()
+        self._by_peer: dict[Peer, Member] = {}
+        self.members: dict[str, Member] = {}
+
+    def sync(self) -> None:
+        """Make this process what the registry says."""
+        devices = {device.id: device for device in self._registry.devices()}
+        self._pending = {pending.device_id: pending for pending in self._registry.pending()}
+        for device_id, member in list(self.members.items()):
+            device = devices.get(device_id)
+            if (
+                device is None
+                or not device.enabled
+                or _identity(device) != _identity(member.device)
+            ):
+                self._remove(member)
+        for device in devices.values():
+            if device.enabled:
+                self._update(device)
+        self._names.set_local_names(self._local_names(devices.values()))
+
+    def _update(self, device: Device) -> None:
+        member = self.members.get(device.id)
+        if member is None:
+            member = self._add(device)
+        elif member.device.rules != device.rules or member.device.name != device.name:
+            client = self._proxy.client(member.peer)
+            assert client is not None
+            client.name, client.policy = device.name, self._policy(device)
+        member.device = device
+        self._rotate(member, self._pending.get(device.id))
+
+    def _add(self, device: Device) -> Member:
+        peer = self._interface.add_peer(
+            device.public_key,
+            preshared_key=device.preshared_key,
+            allowed_ips=[ip_network(address) for address in device.addresses],
+            endpoint=device.last_endpoint,
+            last_timestamp=device.timestamp_mark,
+        )
+        member = self.members[device.id] = self._by_peer[peer] = Member(device, peer)
+        self._proxy.add_client(
+            Client(peer, device.name, self._policy(device), fragments=device.fragments_ok)
+        )
+        return member
+
+    def _rotate(self, member: Member, pending: Pending | None) -> None:
+        wanted = pending.public_key if pending and pending.purpose == "rotate" else None
+        if member.rotation is not None and member.rotation.public_key != wanted:
+            self._by_peer.pop(member.rotation, None)
+            self._interface.remove_peer(member.rotation)
+            member.rotation = None
+        if pending is not None and wanted is not None and member.rotation is None:
+            member.rotation = self._interface.add_peer(wanted, preshared_key=pending.preshared_key)
+            self._by_peer[member.rotation] = member
+
+    def _remove(self, member: Member) -> None:
+        self._save([member])
+        self._proxy.remove_client(member.peer)
+        for peer in (member.peer, member.rotation):
+            if peer is not None:
+                self._interface.remove_peer(peer)
+                self._by_peer.pop(peer, None)
+        del self.members[member.device.id]
+
+    def _policy(self, device: Device) -> Policy:
+        if not device.rules:
+            return self._default
+        return Policy(parse_rules(device.rules), self._context)
+
+    def _local_names(
+        self, devices: Iterable[Device]
+    ) -> dict[str, tuple[bytes | None, bytes | None]]:
+        gateway = {len(address): address for address in self._context.gateway}
+        names: dict[str, tuple[bytes | None, bytes | None]] = {
+            "gateway": (gateway.get(4), gateway.get(16))
+        }
+        names.update((device.name, (device.ipv4, device.ipv6)) for device in devices)
+        return names
+
+    # -- what WireGuard sees -------------------------------------------------------------------------
+
+    def handshake(self, event: HandshakeCompleted) -> None:
+        """A device is there; with new keys, they are now its keys."""
+        member = self._by_peer.get(event.peer)
+        if member is None:
+            return
+        log.info("%s: handshake with %s", member.device.name, event.peer.endpoint)
+        member.handshake = time.time()
+        member.clock_offset = event.clock_offset
+        self._dirty.add(member.device.id)
+        if member.device.id in self._pending:
+            self._save([member])
+            self._registry.enrolment_finished(member.device.id)
+            self.sync()
+
+    def moved(self, event: EndpointChanged) -> None:
+        """A device speaks from another address."""
+        member = self._by_peer.get(event.peer)
+        if member is not None:
+            self._dirty.add(member.device.id)
+
+    def member_of(self, peer: Peer) -> Member | None:
+        return self._by_peer.get(peer)
+
+    def at(self, address: str) -> Member | None:
+        """The device with this inner address."""
+        peer = self._interface.peer_for(ip_address(address).packed)
+        return self._by_peer.get(peer) if peer is not None else None
+
+    @property
+    def unsaved(self) -> bool:
+        """Something is worth saving soon."""
+        return bool(self._dirty)
+
+    def save(self, *, counters: bool = False) -> None:
+        """Write what changed to the registry; with `counters`, all devices that talked."""
+        members = [self.members[i] for i in self._dirty if i in self.members]
+        if counters:
+            members = [m for m in self.members.values() if m.peer.rx_bytes or m.peer.tx_bytes]
+        self._dirty.clear()
+        self._save(members)
+
+    def _save(self, members: list[Member]) -> None:
+        if members:
+            self._registry.save_runtime(
+                Runtime(
+                    m.device.id,
+                    m.peer.endpoint,
+                    m.handshake,
+                    m.peer.last_timestamp,
+                    m.rx_bytes,
+                    m.tx_bytes,
+                )
+                for m in members
+            )
+
+
+def _identity(device: Device) -> tuple[object, ...]:
+    """What makes a device another one to WireGuard when it changes."""
+    return (
+        device.public_key,
+        device.preshared_key,
+        device.ipv4,
+        device.ipv6,
+        device.fragments_ok,
+    )
