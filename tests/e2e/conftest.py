@@ -36,7 +36,7 @@ class Device:
     def address(self, version: int) -> str:
         """Its address inside the tunnel."""
         plain = (address.split("/")[0] for address in self.enrolled["addresses"])
-        return next(address for address in plain if (":" in address) == (version == 6))
+        return next(str(address) for address in plain if (":" in address) == (version == 6))
 
 
 class MakeDevice(Protocol):
@@ -110,9 +110,7 @@ def make_device(network: Network) -> Iterator[MakeDevice]:
 
         def make(gateway: Gateway, name: str, implementation: Implementation = "debian") -> Device:
             if command(implementation, "") is None:
-                pytest.skip(
-                    f"the {implementation} WireGuard client is not here, see tests/lab/peers.py"
-                )
+                pytest.skip(f"no {implementation} WireGuard client here, see tests/lab/peers.py")
             enrolled = gateway.enroll(name)
             client = Client(network.client(), enrolled["profile"], implementation)
             running.callback(client.close)

@@ -25,7 +25,7 @@ COUNT = 12_500_000
 def test_every_client_connects(
     gateway: Gateway, make_device: MakeDevice, implementation: Implementation
 ) -> None:
-    device = make_device(gateway, f"with {implementation}", implementation)
+    device = make_device(gateway, f"with-{implementation}", implementation)
     for address in (TARGET, TARGET6):
         answer = device.namespace.run("ping", "-c", "2", "-i", "0.2", "-W", "3", address).stdout
         assert " 0% packet loss" in answer
@@ -39,7 +39,7 @@ def test_wg_quick_takes_the_file_as_it_is(
     """The steps of the README: save the file, `wg-quick up`."""
     namespace, device = network.client(), unique("lpq")
     profile = tmp_path / f"{device}.conf"
-    profile.write_text(gateway.enroll("by wg-quick")["profile"])
+    profile.write_text(gateway.enroll("by-wg-quick")["profile"])
     profile.chmod(0o600)
     resolvconf = tmp_path / "resolvconf"
     resolvconf.write_text("#!/bin/sh\ncat >/dev/null\n")
@@ -60,7 +60,7 @@ def test_wg_quick_takes_the_file_as_it_is(
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_the_qr_holds_what_the_file_holds(gateway: Gateway, tmp_path: Path, suffix: str) -> None:
     picture = tmp_path / f"device.{suffix}"
-    enrolled = gateway.enroll(f"by {suffix}", "--qr", str(picture))
+    enrolled = gateway.enroll(f"by-{suffix}", "--qr", str(picture))
     if suffix == "svg":
         assert "<svg" in picture.read_text()
         return

@@ -204,7 +204,7 @@ def test_a_slow_reader_stops_the_sender(
 ) -> None:
     """Back-pressure end to end: memory stays bounded, and nothing is lost."""
     sent = [0]
-    released = []
+    released: list[bool] = []
 
     def send_until_stuck(connection: socket.socket) -> None:
         connection.settimeout(1.5)

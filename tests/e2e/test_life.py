@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -73,7 +75,7 @@ def test_killed_and_restarted_it_works_within_two_seconds(
     device = make_device(gateway, "survivor", "debian")
     assert answers(device.namespace, 5)
     wait_for(lambda: gateway.device("survivor")["endpoint"], "the endpoint to be remembered")
-    late = gateway.enroll("enrolled just before")
+    late = gateway.enroll("enrolled-just-before")
     facts = ("id", "name", "addresses", "public_key")
     before = [[device[fact] for fact in facts] for device in gateway.ask("devices")]
     gateway.kill()
@@ -90,11 +92,11 @@ def test_killed_and_restarted_it_works_within_two_seconds(
 def test_killed_many_times_the_registry_is_whole(make_gateway: Callable[..., Gateway]) -> None:
     gateway = make_gateway(*ALLOW)
     for number in range(3):
-        gateway.enroll(f"device {number}")
+        gateway.enroll(f"device-{number}")
         gateway.kill()
         gateway.start()
     assert [device["name"] for device in gateway.ask("devices")] == [
-        f"device {number}" for number in range(3)
+        f"device-{number}" for number in range(3)
     ]
 
 
@@ -129,27 +131,33 @@ def test_a_private_key_is_erased_at_the_first_handshake(nomad: Device, gateway: 
 
 def test_the_registry_shows_who_is_there(nomad: Device, gateway: Gateway) -> None:
     assert answers(nomad.namespace, 5)
-    device = wait_for(
-        lambda: next(
-            (d for d in gateway.ask("devices") if d["name"] == nomad.name and d["online"]), None
-        ),
-        "the device to be online",
-    )
+    wait_for(lambda: gateway.device(nomad.name)["online"], "the device to be online")
+    device = gateway.device(nomad.name)
     assert device["rx_bytes"] > 0
     assert device["tx_bytes"] > 0
     assert device["last_handshake"]
 
 
-def test_the_status_page_knows_the_device(nomad: Device) -> None:
-    for address in ("10.90.0.1", "fd7a:115c:a1e0:9909::1"):
-        with nomad.namespace.connect(address, 80) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\nHost: gateway\r\n\r\n")
-            page = b""
-            while data := connection.recv(65536):
-                page += data
-        assert page.startswith((b"HTTP/1.0 200", b"HTTP/1.1 200"))
-        assert nomad.name.encode() in page
-        assert nomad.address(4).encode() in page
+def get(namespace: Namespace, address: str, path: str) -> tuple[int, bytes]:
+    """Status and body of a page of the gateway."""
+    host = f"[{address}]" if ":" in address else address
+    with namespace.connect(address, 80) as connection:
+        page = HTTPConnection(host)
+        page.sock = connection
+        page.request("GET", path)
+        response = page.getresponse()
+        return response.status, response.read()
+
+
+@pytest.mark.parametrize("address", ["10.90.0.1", "fd7a:115c:a1e0:9909::1"])
+def test_the_status_page_knows_the_device(nomad: Device, address: str) -> None:
+    status, page = get(nomad.namespace, address, "/")
+    assert status == 200
+    assert b"<html" in page
+    status, who = get(nomad.namespace, address, "/who")
+    assert status == 200
+    assert json.loads(who)["name"] == nomad.name
+    assert nomad.address(4) in who.decode()
 
 
 def test_the_status_page_is_for_devices_only(gateway: Gateway, network: Network) -> None:
