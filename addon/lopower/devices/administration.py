@@ -17,7 +17,7 @@ from lopower import __version__
 
 from . import keys, names
 from .device import Device, Pending
-from .enrolment import Enrolment, Enroller, Network, Routes
+from .enrolment import Enroller, Enrolment, Network, Routes
 from .errors import NotFound, UserError
 from .hosts import HostPort, guess_host, parse_host_port
 from .registry import Registry
@@ -262,8 +262,8 @@ class Administration:
         return self._describe(device, self.registry.pending_for(device.id))
 
     def _describe(self, device: Device, pending: Pending | None) -> Json:
-        live = dict(self._live.device(device.id) or {}) if self._live else {}
-        described = {
+        live: Json = dict(self._live.device(device.id) or {}) if self._live else {}
+        described: Json = {
             "id": device.id,
             "name": device.name,
             "addresses": device.addresses,

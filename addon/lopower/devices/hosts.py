@@ -74,7 +74,7 @@ def valid_host(host: str) -> bool:
 
 def guess_host() -> str | None:
     """This machine's address on the way to the internet; nothing is sent to find it."""
-    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+    for family, target in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((target, 9))
             host = str(probe.getsockname()[0])

@@ -304,10 +304,17 @@ class Registry:
 
     def expire(self, now: float) -> int:
         """Erase private keys whose time is up and forget old addresses; how many keys went."""
-        with self._transaction():
-            self._db.execute("DELETE FROM retired WHERE until <= ?", (now,))
-            count = self._wipe("expires <= ?", now)
-        if count or self._truncate_due:
+        due = self._all(
+            "SELECT 1 FROM retired WHERE until <= ?1 UNION ALL "
+            "SELECT 1 FROM pending WHERE private_key IS NOT NULL AND expires <= ?1",
+            now,
+        )
+        count = 0
+        if due:  # called every few seconds: a disk is not to be bothered for nothing
+            with self._transaction():
+                self._db.execute("DELETE FROM retired WHERE until <= ?", (now,))
+                count = self._wipe("expires <= ?", now)
+        if self._truncate_due:
             self._truncate()
         return count
 
