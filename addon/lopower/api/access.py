@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from lopower.devices.administration import Administration
 from lopower.devices.enrolment import Network
 from lopower.devices.errors import InUse
-from lopower.devices.hosts import HostPort
 from lopower.devices.lock import PATIENCE, POLL, DataLock
 from lopower.devices.registry import Registry
 from lopower.devices.settings import Settings
@@ -33,14 +32,13 @@ class Caller(Protocol):
 def reach(
     data: Path,
     *,
-    endpoint: Callable[[Settings], HostPort | None] = lambda settings: None,
     ipv4: bool | None = None,
     patience: float = PATIENCE,
 ) -> Iterator[Caller]:
     """The gateway's Administration if one is running, else one of our own.
 
-    A running gateway knows its endpoint and whether IPv4 is on; the arguments are for the other
-    case. A gateway that is just starting or stopping is waited for.
+    A running gateway knows whether IPv4 is on; `ipv4` is for the other case. A gateway that is just
+    starting or stopping is waited for.
     """
     lock = DataLock(data)
     end = time.monotonic() + patience
@@ -58,11 +56,7 @@ def reach(
             raise InUse(lock.sentence())
         time.sleep(POLL)
     with lock, Registry(data, ipv4=ipv4) as registry:
-        yield Administration(
-            registry,
-            routes=rule_routes(registry.settings()),
-            endpoint=endpoint(registry.settings()),
-        )
+        yield Administration(registry, routes=rule_routes(registry.settings()))
 
 
 def rule_routes(settings: Settings) -> Callable[[tuple[str, ...]], list[Network]]:

@@ -59,13 +59,11 @@ class Enroller:
     def __init__(
         self,
         registry: Registry,
-        endpoint: Callable[[], HostPort],
         routes: Routes,
         clock: Callable[[], float],
         time_limit: float = TIME_LIMIT,
     ) -> None:
         self._registry = registry
-        self._endpoint = endpoint
         self._routes = routes
         self._clock = clock
         self._time_limit = time_limit
@@ -74,6 +72,7 @@ class Enroller:
         self,
         name: str,
         profile: str,
+        endpoint: HostPort,
         *,
         public_key: str | None = None,
         psk: bool = True,
@@ -86,7 +85,7 @@ class Enroller:
             raise UserError(f"{kind.title} needs a preshared key.")
         made = Keys.make(public_key, psk, self._clock() + self._time_limit)
         self._routes(rules)
-        kind.check(self._endpoint(), self._registry.settings().ipv4)
+        kind.check(endpoint, self._registry.settings().ipv4)
         device = self._registry.add_device(
             name,
             profile,
@@ -98,10 +97,16 @@ class Enroller:
             fragments_ok=kind.fragments_ok,
             rules=rules,
         )
-        return self._enrolment(device, made)
+        return self._enrolment(device, made, endpoint)
 
     def rotate(
-        self, name: str, *, public_key: str | None = None, psk: bool = True, now: bool = False
+        self,
+        name: str,
+        endpoint: HostPort,
+        *,
+        public_key: str | None = None,
+        psk: bool = True,
+        now: bool = False,
     ) -> Enrolment:
         """New keys: from their first handshake on, or `now` for a device that was lost."""
         device = self._registry.find(name)
@@ -111,15 +116,15 @@ class Enroller:
         made = Keys.make(public_key, psk, self._clock() + self._time_limit)
         if made.public == device.public_key:
             raise Conflict(f"The device '{device.name}' already has this public key.")
-        kind.check(self._endpoint(), self._registry.settings().ipv4)
+        kind.check(endpoint, self._registry.settings().ipv4)
         values = (device.id, made.public, made.preshared, made.private, made.expires)
         if now:
             device = self._registry.replace_keys(*values)
         else:
             self._registry.set_pending_rotation(*values)
-        return self._enrolment(device, made)
+        return self._enrolment(device, made, endpoint)
 
-    def again(self, name: str) -> Enrolment:
+    def again(self, name: str, endpoint: HostPort) -> Enrolment:
         """The profile once more, while its private key is still here."""
         device = self._registry.find(name)
         pending = self._registry.pending_for(device.id)
@@ -134,13 +139,13 @@ class Enroller:
                 f"'lopower rotate {device.name}' makes a new one."
             )
         made = Keys(pending.public_key, pending.preshared_key, pending.private_key, pending.expires)
-        return self._enrolment(device, made)
+        return self._enrolment(device, made, endpoint)
 
-    def _enrolment(self, device: Device, made: Keys) -> Enrolment:
-        profile = self._profile_input(device, made)
+    def _enrolment(self, device: Device, made: Keys, endpoint: HostPort) -> Enrolment:
+        profile = self._profile_input(device, made, endpoint)
         return Enrolment(device, profiles.render(device.profile, profile), made.expires)
 
-    def _profile_input(self, device: Device, made: Keys) -> ProfileInput:
+    def _profile_input(self, device: Device, made: Keys, endpoint: HostPort) -> ProfileInput:
         plan = self._registry.settings().plan
         return ProfileInput.make(
             device,
@@ -148,6 +153,6 @@ class Enroller:
             private_key=made.private,
             preshared_key=made.preshared,
             server_public_key=self._registry.server_public_key,
-            endpoint=self._endpoint(),
+            endpoint=endpoint,
             routes=self._routes(device.rules),
         )
