@@ -16,7 +16,8 @@ Matrix = NDArray[np.uint8]
 # A buffer meets a handful of datagram sizes at a time (full, acknowledgement, acknowledgement
 # with SACK blocks); past this many the oldest layout is dropped and rebuilt when it comes again.
 MAX_LAYOUTS = 16
-MAX_ROWS = 64  # what UDP_GRO merges and UDP_SEGMENT splits at most, on every kernel
+# The same for several buffers together.
+MAX_TAILS = 64
 
 
 class Rows(NamedTuple):
@@ -35,10 +36,10 @@ class RowBuffer:
 
     __slots__ = ("_block", "_layouts", "_view")
 
-    def __init__(self, capacity: int, block: Matrix | None = None) -> None:
-        self._block = np.zeros(capacity, np.uint8) if block is None else block
+    def __init__(self, capacity: int) -> None:
+        self._block = np.zeros(capacity, np.uint8)
         self._view = memoryview(self._block.data)
-        self._layouts: dict[int, Rows] = {}
+        self._layouts: dict[int, tuple[Matrix, list[memoryview]]] = {}
 
     @property
     def view(self) -> memoryview:
@@ -46,17 +47,54 @@ class RowBuffer:
         return self._view
 
     def rows(self, count: int, size: int) -> Rows:
-        """`count` (at most MAX_ROWS) adjacent rows of `size` bytes from the start of the block."""
+        """`count` adjacent rows of `size` bytes from the start of the block, or all that fit."""
         layout = self._layouts.get(size)
         if layout is None:
             layout = self._lay_out(size)
-        return Rows(layout.matrix[:count], layout.views[:count])
+        matrix, views = layout
+        for i in range(len(views), min(count, len(matrix))):
+            views.append(self._view[i * size : (i + 1) * size])
+        return Rows(matrix[:count], views[:count])
 
-    def _lay_out(self, size: int) -> Rows:
+    def _lay_out(self, size: int) -> tuple[Matrix, list[memoryview]]:
         if len(self._layouts) >= MAX_LAYOUTS:
             del self._layouts[next(iter(self._layouts))]
-        count = min(len(self._block) // size, MAX_ROWS)
+        count = len(self._block) // size
         matrix = self._block[: count * size].reshape(count, size)
-        views = [self._view[i * size : (i + 1) * size] for i in range(count)]
-        layout = self._layouts[size] = Rows(matrix, views)
+        layout: tuple[Matrix, list[memoryview]] = (matrix, [])
+        self._layouts[size] = layout
         return layout
+
+
+class Tails:
+    """Rows without their first bytes, sliced once for each cached list of views.
+
+    Lists of views are known again by the identity of their first and last view: whoever passes
+    rows keeps its views and passes prefixes of them. For fresh views it slices every time.
+    """
+
+    __slots__ = ("_known", "_offset")
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+        self._known: dict[int, tuple[list[memoryview], list[memoryview]]] = {}
+
+    def of(self, views: Sequence[memoryview]) -> list[memoryview]:
+        """The tails of these views, in order; the list may be longer."""
+        count = len(views)
+        known = self._known.get(id(views[0]))
+        if known is not None:
+            heads, tails = known
+            if len(heads) >= count and heads[count - 1] is views[count - 1]:
+                return tails
+        return self._slice(views)
+
+    def _slice(self, views: Sequence[memoryview]) -> list[memoryview]:
+        key = id(views[0])
+        if key not in self._known and len(self._known) >= MAX_TAILS:
+            del self._known[next(iter(self._known))]
+        offset = self._offset
+        tails = [view[offset:] for view in views]
+        # The views are kept too: as long as they live, no other object has their identity.
+        self._known[key] = (list(views), tails)
+        return tails
