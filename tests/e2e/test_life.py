@@ -50,8 +50,8 @@ def test_a_connection_survives_a_new_address(nomad: Device, gateway: Gateway) ->
     with nomad.namespace.connect(TARGET, ECHO) as connection:
         assert exchange(connection, b"here") == b"here"
         old = nomad.namespace.ip("-4", "-o", "address", "show", "dev", "eth0").split()[3]
-        nomad.namespace.ip("address", "add", "198.18.1.150/24", "dev", "eth0")
         nomad.namespace.ip("address", "delete", old, "dev", "eth0")
+        nomad.namespace.ip("address", "add", "198.18.1.150/24", "dev", "eth0")
         assert exchange(connection, b"moved") == b"moved"
     wait_for(
         lambda: "198.18.1.150" in gateway.device(nomad.name)["endpoint"],

@@ -98,6 +98,10 @@ class Client:
         """When the last handshake was, in seconds since 1970; 0 for never."""
         return int(self.wg("show", self.device, "latest-handshakes").split()[-1])
 
+    def sent(self) -> int:
+        """Bytes sent to the gateway."""
+        return int(self.wg("show", self.device, "transfer").split()[-1])
+
     def close(self) -> None:
         stop(self.process)
 

@@ -118,6 +118,8 @@ class UdpServer:
         with suppress(OSError):
             while True:
                 datagram, sender = self.socket.recvfrom(65535)
+                if sender is None:  # shut down
+                    return
                 self.sources.append(sender[:2])
                 if (answer := self.reply(datagram)) is not None:
                     self.socket.sendto(answer, sender)
