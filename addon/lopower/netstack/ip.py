@@ -180,7 +180,7 @@ def _walk_extension_headers(
     packet: Packet, source: bytes, destination: bytes, following: int, total: int
 ) -> IpHeader:
     at, following_at, fragment, data_at = IPV6_HEADER, 6, None, 0
-    for _ in range(MAX_EXTENSION_HEADERS):
+    for _ in range(MAX_EXTENSION_HEADERS + 1):
         if following not in _EXTENSION_HEADERS:
             break
         if following == HOP_BY_HOP and at != IPV6_HEADER:
