@@ -36,8 +36,8 @@ class RowBuffer:
 
     __slots__ = ("_block", "_layouts", "_view")
 
-    def __init__(self, capacity: int) -> None:
-        self._block = np.zeros(capacity, np.uint8)
+    def __init__(self, capacity: int, block: Matrix | None = None) -> None:
+        self._block = np.zeros(capacity, np.uint8) if block is None else block
         self._view = memoryview(self._block.data)
         self._layouts: dict[int, tuple[Matrix, list[memoryview]]] = {}
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from lopower.api.control import ControlServer
 from lopower.api.welcome import Welcome
 from lopower.config import RunConfig
-from lopower.devices.administration import Administration
+from lopower.devices.administration import Administration, Change
 from lopower.devices.errors import UserError
 from lopower.devices.registry import Registry
 from lopower.dns.server import Server
@@ -21,7 +21,7 @@ from lopower.live import Live
 from lopower.netstack.stack import Stack
 from lopower.proxy.client import Client
 from lopower.proxy.names import NameService
-from lopower.proxy.policy import Context, parse_rules
+from lopower.proxy.policy import Context, parse_rules, routes
 from lopower.proxy.proxy import Proxy
 from lopower.proxy.stream import StreamTransport
 from lopower.roster import Roster
@@ -62,22 +62,33 @@ class Gateway:
         self.poller = Poller(loop, self.engine.settle)
         self.backend = SystemBackend(loop, self.poller)
         self.proxy = Proxy(self.stack, self.backend, self.poller, self.addresses)
-        self.names = Server(local_addresses=self.addresses)
         self.context = self._surroundings()
+        self.names = Server(
+            self.context.zone,
+            (four[0] if four else None, plan.gateway6.packed),
+            self.context.devices,
+            owner=lambda asked: asked.client,  # type: ignore[attr-defined]
+        )
         self.roster = Roster(registry, self.interface, self.proxy, self.names, self.context)
         self.upstream = Upstream(self.names, config.upstreams, self._answered, self.addresses)
         self.name_service = NameService(self.proxy, self.names, self.upstream.pump)
         self.welcome = web.Server(Welcome(self._who, self._hosts()), access_log=None)
         self.live = Live(self)
-        self.admin = Administration(registry, live=self.live, on_change=self._changed)
+        self.admin = Administration(
+            registry,
+            live=self.live,
+            on_change=self._changed,
+            routes=lambda rules: routes(parse_rules(rules), self.context),
+            endpoint=config.client_endpoint(self.outer.port),
+        )
         self.control = ControlServer(self.admin, config.data)
-        self._tasks: set[asyncio.TimerHandle] = set()
         self._saving = False
         self._stopping = False
         self._wire()
 
     def _wire(self) -> None:
         self.engine.flows = self._settle
+        self.engine.timed.append(self.names)
         self.proxy.datagrams[53] = self.name_service.on_datagram
         self.proxy.streams[53] = self.name_service.on_stream
         self.proxy.streams[HTTP_PORT] = self._serve_page
@@ -145,6 +156,10 @@ class Gateway:
         self.engine.wake()
         self._loop.call_later(HOUSEKEEPING, self._housekeeping)
 
+    def now(self) -> float:
+        """The clock of the cores."""
+        return self._loop.time()
+
     # -- events ------------------------------------------------------------------------------------
 
     def _settle(self, now: float) -> bool:
@@ -171,9 +186,11 @@ class Gateway:
         self.name_service.deliver()
         self.engine.wake()
 
-    def _changed(self) -> None:
+    def _changed(self, change: Change) -> None:
         """The registry was changed by a user."""
         self.roster.sync()
+        if change.kind == "changed" and change.device and change.device.timestamp_mark is None:
+            self.roster.forget_timestamp(change.device.id)
         self.engine.wake()
 
     # -- the page ----------------------------------------------------------------------------------

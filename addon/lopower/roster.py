@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
 from lopower.devices.device import Device, Pending, Runtime
@@ -80,7 +79,7 @@ class Roster:
         for device in devices.values():
             if device.enabled:
                 self._update(device)
-        self._names.set_local_names(self._local_names(devices.values()))
+        self._names.set_local_names({d.name: (d.ipv4, d.ipv6) for d in devices.values()})
 
     def _update(self, device: Device) -> None:
         member = self.members.get(device.id)
@@ -131,17 +130,7 @@ class Roster:
             return self._default
         return Policy(parse_rules(device.rules), self._context)
 
-    def _local_names(
-        self, devices: Iterable[Device]
-    ) -> dict[str, tuple[bytes | None, bytes | None]]:
-        gateway = {len(address): address for address in self._context.gateway}
-        names: dict[str, tuple[bytes | None, bytes | None]] = {
-            "gateway": (gateway.get(4), gateway.get(16))
-        }
-        names.update((device.name, (device.ipv4, device.ipv6)) for device in devices)
-        return names
-
-    # -- what WireGuard sees -------------------------------------------------------------------------
+    # -- what WireGuard sees ------------------------------------------------------------------
 
     def handshake(self, event: HandshakeCompleted) -> None:
         """A device is there; with new keys, they are now its keys."""
@@ -162,6 +151,12 @@ class Roster:
         member = self._by_peer.get(event.peer)
         if member is not None:
             self._dirty.add(member.device.id)
+
+    def forget_timestamp(self, device_id: str) -> None:
+        """Accept whatever time the device's next handshake carries."""
+        member = self.members.get(device_id)
+        if member is not None:
+            self._interface.forget_timestamp(member.peer)
 
     def member_of(self, peer: Peer) -> Member | None:
         return self._by_peer.get(peer)

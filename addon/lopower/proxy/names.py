@@ -57,7 +57,7 @@ class NameService:
     def on_stream(self, client: Client, connection: TcpConnection) -> None:
         while len(self._streams) >= MAX_STREAMS:
             next(iter(self._streams)).abort()
-        self._streams[NameStream(self, connection)] = None
+        self._streams[NameStream(self, client, connection)] = None
         connection.accept(self._proxy.now)
 
     def ask(self, stream: NameStream, query: bytes) -> bytes | None:
@@ -90,10 +90,11 @@ class NameService:
 class NameStream:
     """One TCP connection: messages with a length of two bytes before each (RFC 1035, 4.2.2)."""
 
-    __slots__ = ("_connection", "_received", "_service", "_unanswered", "last")
+    __slots__ = ("_connection", "_received", "_service", "_unanswered", "client", "last")
 
-    def __init__(self, service: NameService, connection: TcpConnection) -> None:
+    def __init__(self, service: NameService, client: Client, connection: TcpConnection) -> None:
         self._service = service
+        self.client = client
         self._connection = connection
         self._received = bytearray()
         self._unanswered = 0

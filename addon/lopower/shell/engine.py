@@ -25,6 +25,14 @@ class Tap(Protocol):
     def write(self, peer: Peer, packet: bytes | memoryview) -> None: ...
 
 
+class Timed(Protocol):
+    """A core with deadlines."""
+
+    def deadline(self) -> float | None: ...
+
+    def handle_timer(self, now: float) -> None: ...
+
+
 class Engine:
     """Drains the outer socket, feeds the cores, sends what they made.
 
@@ -45,7 +53,8 @@ class Engine:
         self.stack = stack
         self.flows: Callable[[float], bool] = lambda now: False
         self.tap: Tap | None = None
-        self._now = loop.time()
+        self.timed: list[Timed] = [interface, stack]
+        self.now = loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
         self._scheduled = False
@@ -75,7 +84,7 @@ class Engine:
     # -- in ------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        self._now = now = self._loop.time()
+        self.now = now = self._loop.time()
         for rows, source in self.outer.receive():
             try:
                 self._receive(rows, source, now)
@@ -107,7 +116,7 @@ class Engine:
     def settle(self) -> None:
         """Let the flows act on what came, send everything that is due, set the timer."""
         self._scheduled = False
-        self._now = now = self._loop.time()
+        self.now = now = self._loop.time()
         if self.flows(now):
             self.wake()
         self.stack.flush(now, self)
@@ -118,7 +127,7 @@ class Engine:
         """A packet of the stack for this device."""
         if self.tap is not None:
             self.tap.write(link, packet)
-        self.interface.send(link, packet, self._now)
+        self.interface.send(link, packet, self.now)
 
     def burst(self, link: Peer, packets: Rows) -> None:
         """A burst of the stack for this device; what was queued before goes first."""
@@ -126,10 +135,10 @@ class Engine:
             for view in packets.views:
                 self.tap.write(link, view)
         self._send_queue()
-        sealed = self.interface.send_burst(link, packets, self._now)
+        sealed = self.interface.send_burst(link, packets, self.now)
         if sealed is None:
             for view in packets.views:
-                self.interface.send(link, bytes(view), self._now)
+                self.interface.send(link, bytes(view), self.now)
         else:
             self.outer.send_burst(*sealed)
             self._watch_blocked()
@@ -154,7 +163,11 @@ class Engine:
     # -- time ----------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
-        due = min(self.interface.deadline() or float("inf"), self.stack.deadline() or float("inf"))
+        due = self._due
+        for core in self.timed:
+            deadline = core.deadline()
+            if deadline is not None and deadline < due:
+                due = deadline
         # A timer that fires early costs one look; one set anew for each burst costs more.
         if due < self._due - TIMER_GRAIN:
             if self._timer is not None:
@@ -165,7 +178,7 @@ class Engine:
     def _on_timer(self) -> None:
         self._timer = None
         self._due = float("inf")
-        self._now = now = self._loop.time()
-        self.interface.handle_timer(now)
-        self.stack.handle_timer(now)
+        self.now = now = self._loop.time()
+        for core in self.timed:
+            core.handle_timer(now)
         self.settle()
