@@ -52,8 +52,8 @@ class RowBuffer:
         if layout is None:
             layout = self._lay_out(size)
         matrix, views = layout
-        for i in range(len(views), min(count, len(matrix))):
-            views.append(self._view[i * size : (i + 1) * size])
+        if len(views) < count:
+            self._slice(layout, min(count, len(matrix)), size)
         return Rows(matrix[:count], views[:count])
 
     def _lay_out(self, size: int) -> tuple[Matrix, list[memoryview]]:
@@ -64,6 +64,12 @@ class RowBuffer:
         layout: tuple[Matrix, list[memoryview]] = (matrix, [])
         self._layouts[size] = layout
         return layout
+
+    def _slice(self, layout: tuple[Matrix, list[memoryview]], count: int, size: int) -> None:
+        """Views are made when that many rows are first asked for: a page holds twenty of them."""
+        views = layout[1]
+        for i in range(len(views), count):
+            views.append(self._view[i * size : (i + 1) * size])
 
 
 class Tails:

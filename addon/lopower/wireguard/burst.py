@@ -19,20 +19,27 @@ from lopower.wireguard.constants import REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSA
 from lopower.wireguard.core import Core
 from lopower.wireguard.handshakes import Handshakes
 from lopower.wireguard.keypair import Keypair
-from lopower.wireguard.messages import TRANSPORT, TRANSPORT_HEADER_SIZE, TRANSPORT_OVERHEAD
+from lopower.wireguard.messages import (
+    TRANSPORT,
+    TRANSPORT_HEADER,
+    TRANSPORT_HEADER_SIZE,
+    TRANSPORT_OVERHEAD,
+)
 from lopower.wireguard.peer import Peer
 from lopower.wireguard.transport import Transport
 
 # What a UDP_SEGMENT send over IPv4 can carry.
 CAPACITY = 65507
-# Below this the fixed cost of the columns is more than they save.
-MIN_ROWS = 3
+# Below this the fixed cost of the columns is more than they save, here and in the netstack.
+MIN_RECEIVED = 4
+MIN_SENT = 3
 # A receive buffer of 64 KiB holds no more rows of a size worth it.
 MAX_ROWS = 256
 _MIN_PACKET = 20
 
-U32 = np.dtype("<u4")
 U64 = np.dtype("<u8")
+
+_unpack_header = TRANSPORT_HEADER.unpack_from
 
 
 class SealedBurst(NamedTuple):
@@ -61,6 +68,7 @@ class Bursts:
         "_clear",
         "_core",
         "_handshakes",
+        "_lookup",
         "_nonces",
         "_ramp",
         "_ramps",
@@ -71,6 +79,7 @@ class Bursts:
 
     def __init__(self, core: Core, transport: Transport, handshakes: Handshakes) -> None:
         self._core = core
+        self._lookup = core.allowed_ips.lookup
         self._transport = transport
         self._handshakes = handshakes
         self._nonces = _Nonces()
@@ -90,14 +99,13 @@ class Bursts:
         matrix, views = rows
         count, size = matrix.shape
         clear_size = size - TRANSPORT_OVERHEAD
-        if clear_size < _MIN_PACKET or not MIN_ROWS <= count <= MAX_ROWS:
+        if clear_size < _MIN_PACKET or not MIN_RECEIVED <= count <= MAX_ROWS:
             return None
-        heads = matrix[:, :TRANSPORT_HEADER_SIZE].view(U64)
-        word, first = heads[0].tolist()
-        keypair = self._core.sessions.get(word >> 32)
-        if keypair is None or word & 0xFFFFFFFF != TRANSPORT or now >= keypair.expires_at:
+        kind, index, first = _unpack_header(views[0])
+        keypair = self._core.sessions.get(index)
+        if keypair is None or kind != TRANSPORT or now >= keypair.expires_at:
             return None
-        counters = self._ascending(heads, first, keypair)
+        counters = self._ascending(matrix, first, keypair)
         if counters is None:
             return None
         clear = self._clear.rows(count, clear_size)
@@ -128,7 +136,7 @@ class Bursts:
             keypair is None
             or endpoint is None
             or now >= keypair.expires_at
-            or not MIN_ROWS <= count <= MAX_ROWS
+            or not MIN_SENT <= count <= MAX_ROWS
             or keypair.send_counter + count > REKEY_AFTER_MESSAGES
         ):
             return None
@@ -144,25 +152,24 @@ class Bursts:
             self._handshakes.initiate(peer, now)
         return SealedBurst(endpoint, self._sealed.view[:total], segment_size)
 
-    def _ascending(
-        self, heads: NDArray[np.uint64], first: int, keypair: Keypair
-    ) -> Sequence[int] | None:
+    def _ascending(self, matrix: Matrix, first: int, keypair: Keypair) -> Sequence[int] | None:
         """Write the nonces; the counters, if all rows are of one session and none is doubtful."""
-        count = len(heads)
+        count = len(matrix)
         last = first + count - 1
         if first < keypair.window.next or last >= REJECT_AFTER_MESSAGES:
             return None
-        nonces = self._nonces.counters[:count]
-        if (heads - self._ramps[:count]).tobytes() == heads[0].tobytes() * count:
-            np.add(self._ramp[:count], first, out=nonces)
-            return range(first, first + count)
+        heads = matrix[:, :TRANSPORT_HEADER_SIZE].view(U64)
         column = heads[:, 1]
-        if not (heads[:, 0] == heads[0, 0]).all() or not (column[1:] > column[:-1]).all():
-            return None
+        self._nonces.counters[:count] = column
+        if (heads - self._ramps[:count]).tobytes() == heads[0].tobytes() * count:
+            return range(first, last + 1)
         counters: list[int] = column.tolist()
-        if counters[-1] >= REJECT_AFTER_MESSAGES:
+        if (
+            (heads[:, 0] != heads[0, 0]).any()
+            or not (column[1:] > column[:-1]).all()
+            or counters[-1] >= REJECT_AFTER_MESSAGES
+        ):
             return None
-        nonces[:] = column
         return counters
 
     def _open(
@@ -203,17 +210,20 @@ class Bursts:
     def _is_allowed(self, peer: Peer, clear: Matrix) -> bool:
         """Whether all rows are sound inner packets from one source that is this peer's."""
         count, size = clear.shape
-        version = int(clear[0, 0]) >> 4
+        version = clear.item(0) >> 4
         if version == 4:
-            lengths, minimum, base, source = clear[:, 2:4], 20, 0, clear[:, 12:16]
+            start, source, base, minimum = clear[:, :4], clear[:, 12:16], 0, 20
         elif version == 6 and size >= 40:
-            lengths, minimum, base, source = clear[:, 4:6], 40, 40, clear[:, 8:24]
+            start, source, base, minimum = clear[:, :6], clear[:, 8:24], 40, 40
         else:
             return False
         packed = source[0].tobytes()
-        if self._core.allowed_ips.lookup(packed) is not peer:
+        if self._lookup(packed) is not peer or source.tobytes() != packed * count:
             return False
-        if source.tobytes() != packed * count or (clear[:, 0] >> 4 != version).any():
+        # The bytes up to the length are mostly the same in all rows.
+        if start.tobytes() == start[0].tobytes() * count:
+            start = start[:1]
+        elif (start[:, 0] >> 4 != version).any():
             return False
-        numbers = lengths.view(">u2")
-        return bool(numbers.min() + base >= minimum and numbers.max() + base <= size)
+        lengths = [base + int.from_bytes(row) for row in start[:, -2:].tolist()]
+        return minimum <= min(lengths) and max(lengths) <= size
