@@ -112,6 +112,12 @@ def wire() -> Wire:
     return Wire()
 
 
+@pytest.fixture(scope="session")
+def new_wire() -> type[Wire]:
+    """For tests that need more than one, or one per example."""
+    return Wire
+
+
 @pytest.fixture
 def sink() -> KeepingSink:
     return KeepingSink()

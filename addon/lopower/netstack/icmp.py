@@ -205,7 +205,8 @@ def _eligible(original: Packet) -> IpHeader | None:
         return None
     if is_martian(ip.source) or is_multicast(ip.destination):
         return None
-    if ip.protocol in (ICMP, ICMPV6) and not _is_query(original, ip):
+    is_icmp = ip.protocol == (ICMP if ip.version == 4 else ICMPV6)
+    if is_icmp and not _is_query(original, ip):
         return None
     return ip
 

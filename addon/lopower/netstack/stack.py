@@ -260,8 +260,11 @@ class Stack:
 
     def receive_burst(self, link: Hashable, packets: Matrix, now: float) -> bool:
         """Take a burst if all rows are packets of one flow; `False`: nothing has changed."""
-        count = len(packets)
-        if count < 2 or (count < MIN_UDP_BURST and packets[0, 9] == UDP):
+        count, width = packets.shape
+        if count < 2 or width < IPV4_HEADER:
+            return False
+        protocol_at = 9 if packets[0, 0] >> 4 == 4 else 6
+        if count < MIN_UDP_BURST and packets[0, protocol_at] == UDP:
             return False
         ip = self._uniform(packets)
         if ip is None:
@@ -371,8 +374,12 @@ class Stack:
         if not self._errors.take(now):
             self._drops["icmp error rate"] += 1
             return
-        gateway = self._gateways.get(4 if original[0] >> 4 == 4 else 16)
-        self._queue(link, icmp.unreachable(original, reason, gateway))
+        self._queue(link, icmp.unreachable(original, reason, self._gateway_for(original)))
+
+    def _gateway_for(self, packet: bytes | memoryview) -> bytes | None:
+        """The gateway's own address of the packet's version, if it has one."""
+        is_v4 = len(packet) and packet[0] >> 4 == 4
+        return self._gateways.get(4 if is_v4 else 16)
 
     def _queue(self, link: Hashable, packet: bytes | None) -> None:
         if packet is None:
@@ -414,8 +421,7 @@ class Stack:
         """Do what is due."""
         for link, first in self._fragments.expire(now):
             if first and self._errors.take(now):
-                gateway = self._gateways.get(4 if first[0] >> 4 == 4 else 16)
-                self._queue(link, icmp.reassembly_timeout(first, gateway))
+                self._queue(link, icmp.reassembly_timeout(first, self._gateway_for(first)))
         self.tcp.handle_timer(now)
 
 
