@@ -18,7 +18,7 @@ from lopower import __version__
 from . import keys, names
 from .device import Device, Pending
 from .enrolment import Enroller, Enrolment, Network, Routes
-from .errors import NotFound, UserError
+from .errors import Conflict, NotFound, UserError
 from .hosts import HostPort, guess_host, parse_host_port
 from .registry import Registry
 
@@ -186,8 +186,10 @@ class Administration:
         return described
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> Json:
-        """The settings, some of them changed; the gateway takes them up when it next starts."""
+        """The settings, some of them changed; all but the endpoint while no gateway runs."""
         if changes:
+            if self._live is not None and set(changes) - {"endpoint"}:
+                raise Conflict("Stop the gateway before changing its port or its addresses.")
             self.registry.save_settings(**changes)
             self._announce(Change("settings"))
         return self.registry.settings().as_dict()
@@ -214,173 +216,6 @@ class Administration:
             "tx_bytes": sum(device["tx_bytes"] for device in devices),
         }
         return own | dict(self._live.status() if self._live else {}) | totals
-
-    def knocks(self) -> Sequence[Mapping[str, Any]]:
-        """Handshakes that were refused: kind ("unknown public key" or "wrong server key"),
-        source (text), count, last."""
-        ...
-
-    def flows(self) -> Sequence[Mapping[str, Any]]:
-        """Open flows: device, protocol, address, port, sent, received, age (seconds)."""
-        ...
-
-    def refusals(self, device_id: str) -> Sequence[Mapping[str, Any]]:
-        """What a device was refused: address, port, protocol, reason, count."""
-        ...
-
-
-class Administration:
-    """The operations; `call` runs one by name with JSON arguments."""
-
-    def __init__(
-        self,
-        registry: Registry,
-        *,
-        live: Live | None = None,
-        on_change: Callable[[Change], None] | None = None,
-        routes: Callable[[tuple[str, ...]], Sequence[Network]] | None = None,
-        endpoint: HostPort | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """`routes` checks rules (ValueError) and gives their prefixes; `endpoint` overrules."""
-        self.registry = registry
-        self.endpoint = endpoint
-        self._live = live
-        self._on_change = on_change
-        self._routes = routes
-        self._clock = clock
-        self._enroller = Enroller(registry, self._checked(), clock)
-
-    def call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
-        """Run an operation of OPERATIONS with named arguments."""
-        entry = OPERATIONS.get(operation)
-        if entry is None:
-            raise NotFound(f"There is no operation called {names.show(operation)}.")
-        method, schema = entry
-        try:
-            checked = schema(dict(arguments))
-        except vol.Invalid as error:
-            where = ".".join(map(str, error.path)) or "the arguments"
-            raise UserError(f"{operation}: {error.error_message} ({where}).") from None
-        return method(self, **checked)
-
-    # Operations
-
-    def enroll(
-        self,
-        name: str,
-        profile: str = "wg-quick",
-        public_key: str | None = None,
-        psk: bool = True,
-        rules: Sequence[str] = (),
-        endpoint: str | None = None,
-    ) -> Json:
-        """A new device and the file for its client."""
-        where = self.client_endpoint(endpoint)
-        enrolment = self._enroller.enroll(
-            name, profile, where, public_key=public_key, psk=psk, rules=tuple(rules)
-        )
-        self._announce(Change("enrolled", enrolment.device))
-        return self._enrolment(enrolment, where)
-
-    def rotate(
-        self,
-        name: str,
-        public_key: str | None = None,
-        psk: bool = True,
-        now: bool = False,
-        endpoint: str | None = None,
-    ) -> Json:
-        """New keys for a device, valid from their first handshake on, or `now`."""
-        where = self.client_endpoint(endpoint)
-        enrolment = self._enroller.rotate(name, where, public_key=public_key, psk=psk, now=now)
-        self._announce(Change("rotated", enrolment.device))
-        return self._enrolment(enrolment, where)
-
-    def profile(self, name: str, endpoint: str | None = None) -> Json:
-        """The file for a device's client again, until it has connected or the time is up."""
-        self.registry.expire(self._clock())
-        where = self.client_endpoint(endpoint)
-        return self._enrolment(self._enroller.again(name, where), where)
-
-    def devices(self) -> list[Json]:
-        """Every device, without its secrets."""
-        pending = {entry.device_id: entry for entry in self.registry.pending()}
-        return [self._describe(d, pending.get(d.id)) for d in self.registry.devices()]
-
-    def show(self, name: str) -> Json:
-        """One device, without its secrets, and what it was refused."""
-        device = self.registry.find(name)
-        refusals = self._live.refusals(device.id) if self._live else ()
-        return self._shown(device) | {"refusals": [dict(refusal) for refusal in refusals]}
-
-    def rename(self, name: str, new_name: str) -> Json:
-        """Another name for a device."""
-        device = self.registry.find(name)
-        return self._changed(self.registry.rename(device.id, names.parse(new_name)))
-
-    def enable(self, name: str) -> Json:
-        """Let a device in again."""
-        return self._changed(self.registry.set_enabled(self.registry.find(name).id, True))
-
-    def disable(self, name: str) -> Json:
-        """Keep a device out, remembering everything about it."""
-        return self._changed(self.registry.set_enabled(self.registry.find(name).id, False))
-
-    def rules(self, name: str, rules: Sequence[str]) -> Json:
-        """Replace the list of what a device may reach."""
-        device = self.registry.find(name)
-        self._checked()(tuple(rules))
-        return self._changed(self.registry.set_rules(device.id, rules))
-
-    def addressing(self, name: str, addressing: str) -> Json:
-        """Which addresses DNS gives a device: `native` or `alias`."""
-        device = self.registry.find(name)
-        return self._changed(self.registry.set_addressing(device.id, addressing))
-
-    def forget_timestamp(self, name: str) -> Json:
-        """Accept a device whose clock went back."""
-        return self._changed(self.registry.forget_timestamp(self.registry.find(name).id))
-
-    def revoke(self, name: str) -> Json:
-        """Shut a device out for good and forget its keys."""
-        device = self.registry.find(name)
-        described = self._shown(device)
-        self.registry.revoke(device.id)
-        self._announce(Change("revoked", device))
-        return described
-
-    def settings(self, changes: Mapping[str, Any] | None = None) -> Json:
-        """The settings, some of them changed; the gateway takes them up when it next starts."""
-        if changes:
-            self.registry.save_settings(**changes)
-            self._announce(Change("settings"))
-        return self.registry.settings().as_dict()
-
-    def status(self) -> Json:
-        """The gateway at a glance."""
-        devices = self.devices()
-        plan, ipv4 = self.registry.settings().plan, self.registry.settings().ipv4
-        try:
-            endpoint: str | None = str(self.client_endpoint())
-        except UserError:
-            endpoint = None
-        status = {
-            "running": self._live is not None,
-            "version": __version__,
-            "gateway_id": self.registry.gateway_id,
-            "public_key": keys.encode(self.registry.server_public_key),
-            "addresses": ([str(plan.gateway4)] if ipv4 else []) + [str(plan.gateway6)],
-            "endpoint": endpoint,
-            "endpoint_guessed": self.endpoint_guessed,
-            "listen_port": self.registry.settings().listen_port,
-            "devices": len(devices),
-            "online": sum(device["online"] for device in devices),
-            "pending": sum(device["pending"] is not None for device in devices),
-            "rx_bytes": sum(device["rx_bytes"] for device in devices),
-            "tx_bytes": sum(device["tx_bytes"] for device in devices),
-        }
-        return status | dict(self._live.status() if self._live else {})
 
     def knocks(self) -> list[Json]:
         """Handshakes that the running gateway had to refuse."""

@@ -450,6 +450,24 @@ def check_file(path: Path) -> None:
             db.close()
 
 
+def read_settings(data: Path) -> Settings:
+    """The settings in a registry, only read; the defaults where there is none or it is ill."""
+    path = data / FILE
+    if not path.exists():
+        return Settings()
+    try:
+        check_file(path)
+        with _reported(path):
+            db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+            try:
+                rows = db.execute("SELECT name, value FROM settings").fetchall()
+            finally:
+                db.close()
+    except RegistryError:
+        return Settings()
+    return Settings(**{name: json.loads(value) for name, value in rows})
+
+
 def _check_content(db: sqlite3.Connection, path: Path) -> None:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
