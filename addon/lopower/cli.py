@@ -27,7 +27,7 @@ from rich.text import Text
 
 from lopower import __version__, view
 from lopower.api.access import reach, rule_routes
-from lopower.api.control import ControlClient
+from lopower.api.client import ControlClient
 from lopower.config import RunConfig, default_data, parse_listen, remembered
 from lopower.devices import qr as qrcodes
 from lopower.devices.administration import Administration
@@ -659,7 +659,7 @@ def _finish(command: Callable[[], Any]) -> int:
         return _fail(f"{name}{error.strerror or error}.", 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: wrong usage
-            return _fail(_sentence(error.format_message()), EXIT_USAGE)
+            return _fail(_sentence(error.format_message().replace("Value error, ", "")), EXIT_USAGE)
         if os.environ.get("LOPOWER_DEBUG"):
             traceback.print_exc()
         return _fail(

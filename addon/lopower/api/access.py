@@ -17,7 +17,7 @@ from lopower.devices.settings import Settings
 from lopower.proxy.policy import Context, routes
 from lopower.proxy.rule import parse_rules
 
-from .control import ControlClient
+from .client import ControlClient
 
 
 class Caller(Protocol):

@@ -1,4 +1,4 @@
-"""The control socket: a running gateway's operations for commands on the same machine.
+"""The control socket's server: a running gateway's operations for commands on the same machine.
 
 `POST /v1/<operation>` with a JSON object as arguments; the answer is JSON, or a problem (RFC 9457).
 Only the owner of the data directory can reach the socket; there is no other authentication.
@@ -7,31 +7,22 @@ Only the owner of the data directory can reach the socket; there is no other aut
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import logging
 import os
 import shutil
-import socket
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from lopower.devices.administration import Administration
-from lopower.devices.errors import InUse, UserError, from_problem
+from lopower.devices.errors import UserError
+
+from .client import MAX_PATH, POINTER, SOCKET
 
 log = logging.getLogger(__name__)
 
-SOCKET = "control.sock"
-POINTER = "control.path"
-# Linux's sun_path has 108 bytes with the final zero, other systems have 104.
-MAX_PATH = 103
-# An operation takes milliseconds; on a slow SD card its flush may take seconds.
-TIMEOUT = 30.0
 MAX_BODY = 256 * 1024
 
 
@@ -115,68 +106,3 @@ def _write_pointer(pointer: Path, path: Path) -> None:
     draft = pointer.with_suffix(".new")
     draft.write_text(str(path))
     draft.rename(pointer)
-
-
-class ControlClient:
-    """Calls the operations of the gateway that runs on a data directory."""
-
-    def __init__(self, connection: UnixConnection) -> None:
-        self._connection = connection
-
-    @classmethod
-    def connect(cls, data: Path) -> ControlClient | None:
-        """A client, or None when no gateway listens there."""
-        path = data / SOCKET
-        with suppress(OSError):
-            path = Path((data / POINTER).read_text())
-        if len(os.fsencode(path)) > MAX_PATH:
-            return None
-        connection = UnixConnection(path)
-        try:
-            connection.connect()
-        except (FileNotFoundError, ConnectionError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise InUse(f"Cannot reach the gateway at {path}: {error.strerror}.") from None
-        return cls(connection)
-
-    def call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
-        """Run an operation in the gateway; UserError as it was raised there."""
-        body = json.dumps(arguments)
-        headers = {"Content-Type": "application/json"}
-        try:
-            self._connection.request("POST", f"/v1/{operation}", body, headers)
-            response = self._connection.getresponse()
-            answer = json.loads(response.read())
-        except TimeoutError:
-            raise InUse(f"The gateway did not answer within {TIMEOUT:.0f} s.") from None
-        except (OSError, http.client.HTTPException, ValueError):
-            raise InUse(
-                "The gateway went away before it answered: "
-                "look with 'lopower devices' whether the change was made."
-            ) from None
-        if response.status != 200:
-            raise from_problem(response.status, answer["exit_code"], answer["detail"])
-        return answer
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the path instead of a host."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
-        try:
-            self.sock.connect(str(self._path))
-        except OSError:
-            self.close()
-            raise
