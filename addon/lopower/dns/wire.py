@@ -170,13 +170,8 @@ def name_to_text(wire: bytes) -> str:
     labels, offset = [], 0
     while length := wire[offset]:
         label = wire[offset + 1 : offset + 1 + length]
-        if _PLAIN_LABEL.fullmatch(label) is None:
-            text = "".join(
-                chr(b) if 32 < b < 127 and b not in b'."\\;()@$' else f"\\{b:03}" for b in label
-            )
-        else:
-            text = label.decode()
-        labels.append(text)
+        plain = _PLAIN_LABEL.fullmatch(label) is not None
+        labels.append(label.decode() if plain else "".join(map(_ESCAPES.__getitem__, label)))
         offset += 1 + length
     return ".".join(labels)
 

@@ -1,8 +1,8 @@
 """Carries the DNS server's upstream queries: over UDP, TCP, TLS (RFC 7858) and HTTPS (RFC 8484).
 
-An upstream is written `1.1.1.1`, `udp://192.168.1.1:53`, `tcp://[fd00::1]`, `tls://9.9.9.9#dns.quad9.net`
-or `https://dns.google/dns-query`. Without any, the host's own resolvers are asked, as they stand in
-resolv.conf at the time.
+An upstream is written `1.1.1.1`, `udp://192.168.1.1:53`, `tcp://[fd00::1]`,
+`tls://9.9.9.9#dns.quad9.net` or `https://dns.google/dns-query`. Without any, the host's own
+resolvers are asked, as they stand in resolv.conf at the time.
 """
 
 from __future__ import annotations
@@ -76,13 +76,11 @@ class Upstream:
             )
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise UpstreamError(
-                f"{text[:80]!r} is not an address, a host and port, or a URL."
-            ) from None
+            raise UpstreamError(f"{text[:80]!r} is no address, host and port, or URL.") from None
         if parts.scheme not in DEFAULT_PORTS:
             raise UpstreamError(f"{parts.scheme[:20]}:// is not one of udp, tcp, tls and https.")
         if not host or port == 0 or parts.username is not None or any(c.isspace() for c in text):
-            raise UpstreamError(f"{text[:80]!r} is not an address, a host and port, or a URL.")
+            raise UpstreamError(f"{text[:80]!r} is no address, host and port, or URL.")
         _refuse_extras(text, parts)
         scheme = cast(Scheme, parts.scheme)
         return cls(
@@ -212,8 +210,8 @@ class Carrier:
             upstream = left.pop(0)
             query = dns.message.from_wire(wire)
             query.id = secrets.randbelow(1 << 16)
-            timeout = ATTEMPTS[min(attempt, len(ATTEMPTS) - 1)]
-            response = await self._try(upstream, query, timeout)
+            seconds = ATTEMPTS[min(attempt, len(ATTEMPTS) - 1)]
+            response = await self._try(upstream, query, seconds)
             if response is None:
                 left.append(upstream)
                 continue
@@ -223,12 +221,12 @@ class Carrier:
         return answer
 
     async def _try(
-        self, upstream: Upstream, query: dns.message.Message, timeout: float
+        self, upstream: Upstream, query: dns.message.Message, seconds: float
     ) -> dns.message.Message | None:
         health = self._health.setdefault(upstream, _Health())
         try:
-            async with asyncio.timeout(timeout):
-                response = await self._exchange(upstream, query, timeout)
+            async with asyncio.timeout(seconds):
+                response = await self._exchange(upstream, query)
         except Exception:  # sockets, TLS, HTTP and parsing each fail in their own ways
             health.failed(monotonic())
             return None
@@ -236,15 +234,15 @@ class Carrier:
         return response
 
     async def _exchange(
-        self, upstream: Upstream, query: dns.message.Message, timeout: float
+        self, upstream: Upstream, query: dns.message.Message
     ) -> dns.message.Message:
         if upstream.scheme == "https":
-            return await self._https(upstream, query, timeout)
+            return await self._https(upstream, query)
         where = await self._address(upstream)
         if upstream.scheme == "udp":
-            return await _udp(query, where, upstream.port, timeout)
+            return await _udp(query, where, upstream.port)
         context = self._context() if upstream.scheme == "tls" else None
-        return await self._streams.exchange(upstream, where, context, query, timeout)
+        return await self._streams.exchange(upstream, where, context, query)
 
     async def _address(self, upstream: Upstream) -> str:
         """The address of an upstream; a name is looked up by the host."""
@@ -264,14 +262,12 @@ class Carrier:
             self._ssl_context = ssl.create_default_context()
         return self._ssl_context
 
-    async def _https(
-        self, upstream: Upstream, query: dns.message.Message, timeout: float
-    ) -> dns.message.Message:
+    async def _https(self, upstream: Upstream, query: dns.message.Message) -> dns.message.Message:
         if self._client is None:
             import httpx2  # what dnspython carries DoH with; slow to import
 
             self._client = httpx2.AsyncClient(http2=True, verify=self._context(), trust_env=False)
-        return await dns.asyncquery.https(query, upstream.url, timeout, client=self._client)
+        return await dns.asyncquery.https(query, upstream.url, client=self._client)
 
     async def close(self) -> None:
         """End everything; queries under way are delivered as failed."""
@@ -285,20 +281,16 @@ class Carrier:
             self._client = None
 
 
-async def _udp(
-    query: dns.message.Message, where: str, port: int, timeout: float
-) -> dns.message.Message:
+async def _udp(query: dns.message.Message, where: str, port: int) -> dns.message.Message:
     """Over a connected socket of its own, so a random port and errors at once; TCP if truncated."""
     family = dns.inet.af_for_address(where)
-    backend = dns.asyncbackend.get_default_backend()
-    sock = await backend.make_socket(family, socket.SOCK_DGRAM, 0, None, (where, port))
-    async with sock:
+    backend: Any = dns.asyncbackend.get_default_backend()
+    async with await backend.make_socket(family, socket.SOCK_DGRAM, 0, None, (where, port)) as sock:
         response, _ = await dns.asyncquery.udp_with_fallback(
             query,
             where,
-            timeout,
-            port,
-            udp_sock=cast(dns.asyncbackend.DatagramSocket, sock),
+            port=port,
+            udp_sock=sock,
             ignore_unexpected=True,
             ignore_errors=True,
         )
@@ -317,26 +309,25 @@ class _Streams:
         where: str,
         context: ssl.SSLContext | None,
         query: dns.message.Message,
-        timeout: float,
     ) -> dns.message.Message:
         kept = await self._take(upstream)
         if kept is not None:
             try:
-                return await self._on(kept, upstream, where, query, timeout)
+                return await self._on(kept, upstream, where, query)
             except (OSError, EOFError):
                 pass  # closed by the server meanwhile
-        backend = dns.asyncbackend.get_default_backend()
+        backend: Any = dns.asyncbackend.get_default_backend()
         stream = await backend.make_socket(
             dns.inet.af_for_address(where),
             socket.SOCK_STREAM,
             0,
             None,
             (where, upstream.port),
-            timeout,
+            None,
             context,
             (upstream.name or upstream.host) if context is not None else None,
         )
-        return await self._on(stream, upstream, where, query, timeout)
+        return await self._on(stream, upstream, where, query)
 
     async def _on(
         self,
@@ -344,10 +335,9 @@ class _Streams:
         upstream: Upstream,
         where: str,
         query: dns.message.Message,
-        timeout: float,
     ) -> dns.message.Message:
         try:
-            response = await dns.asyncquery.tcp(query, where, timeout, sock=stream)
+            response = await dns.asyncquery.tcp(query, where, sock=stream)
         except BaseException:
             await stream.close()
             raise
