@@ -83,6 +83,7 @@ _V4_SAME = np.frombuffer(
 )
 # IPv6: not the traffic class, flow label and hop limit.
 _V6_SAME = np.frombuffer(bytes.fromhex("f0000000 ffffff00" + "ffffffff" * 9), np.uint32)
+_MODULUS = np.uint64(65535)
 _V4_HEADER_WORDS = IPV4_HEADER // 4
 
 
@@ -291,13 +292,14 @@ class Stack:
             width, same, plain = 44, _V6_SAME, ip.header_length == IPV6_HEADER
         if not plain:
             return None
-        words = np.ascontiguousarray(packets[:, :width]).view(np.uint32)
-        if ((words ^ words[0]) & same).any():
+        words = packets[:, :width].view(np.uint32)
+        fixed = (words & same).tobytes()
+        if fixed != fixed[:width] * len(packets):
             return None
         if ip.version == 4:
             # As in `checksum`: zero modulo 65535 in one byte order is zero in the other.
             sums = words[:, :_V4_HEADER_WORDS].sum(axis=1, dtype=np.uint64)
-            if (sums % np.uint64(65535)).any():
+            if np.count_nonzero(sums % _MODULUS):
                 return None
         return ip
 
