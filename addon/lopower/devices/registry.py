@@ -422,14 +422,8 @@ class Registry:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing, and on the disk when it returns."""
-        with self._lock, _reported(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self._lock, _reported(self.path), schema.transaction(self._db):
+            yield
 
     def _all(self, query: str, *values: Any) -> list[Any]:
         with self._lock, _reported(self.path):
