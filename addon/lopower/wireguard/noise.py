@@ -26,7 +26,7 @@ _ZERO_NONCE = bytes(12)
 # HMAC (RFC 2104) by hand: a third of the time of hmac.digest() for these short messages.
 _INNER_PAD = bytes(x ^ 0x36 for x in range(256))
 _OUTER_PAD = bytes(x ^ 0x5C for x in range(256))
-_KEY_FILL = bytes(32)
+_BLOCK_SIZE = 64
 
 _CHAINING_KEY = blake2s(CONSTRUCTION).digest()
 
@@ -36,8 +36,8 @@ class HandshakeError(Exception):
 
 
 def hmac(key: bytes, message: bytes) -> bytes:
-    """HMAC-BLAKE2s of a 32-byte key."""
-    block = key + _KEY_FILL
+    """HMAC-BLAKE2s of a key of at most 64 bytes."""
+    block = key.ljust(_BLOCK_SIZE, b"\0")
     inner = blake2s(block.translate(_INNER_PAD) + message).digest()
     return blake2s(block.translate(_OUTER_PAD) + inner).digest()
 
@@ -49,7 +49,7 @@ def kdf1(key: bytes, material: bytes) -> bytes:
 
 def kdf2(key: bytes, material: bytes) -> tuple[bytes, bytes]:
     """Two outputs of HKDF."""
-    block = hmac(key, material) + _KEY_FILL
+    block = hmac(key, material).ljust(_BLOCK_SIZE, b"\0")
     inner, outer = block.translate(_INNER_PAD), block.translate(_OUTER_PAD)
     first = blake2s(outer + blake2s(inner + b"\1").digest()).digest()
     second = blake2s(outer + blake2s(inner + first + b"\2").digest()).digest()
