@@ -19,7 +19,8 @@ Bytes copied per byte carried, counted in the code. Every path has the cipher's 
   is filled from the ring; (3) the cipher writes the sealed rows, which go to sendmsg as they are: 2
   after what `recv_into` wrote. One by one: packets are built from pieces, padded, sealed, and
   prefixed with a header: 5.
-What is allocated for a burst beyond what stays, measured with tracemalloc, stands beside it.
+What a wake-up allocates at most, measured with tracemalloc, per byte that it carries, stands beside
+it: received, that is (2); sent, the 64 KB in which numpy widens words to sum them, and no payload.
 """
 
 from __future__ import annotations

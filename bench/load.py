@@ -219,7 +219,8 @@ def hold(kind: str, address: str, count: int) -> None:
 
 
 def main(what: str, address: str, *numbers: str) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (65536, 65536))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if what == "serve":
         serve(address)
     elif what.startswith("hold-"):

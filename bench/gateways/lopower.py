@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bench.contract import Contract, become
-from lopower.api.control import ControlClient
+from lopower.api.client import ControlClient
 from tests.lab.gateway import LOPOWER
 
 
