@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import lru_cache
 from struct import Struct
-from typing import Protocol
 
 import numpy as np
 
-from lopower.bursts import Matrix, Rows
+from lopower.bursts import Matrix
 from lopower.netstack import icmp, udp
 from lopower.netstack.events import (
     Address,
@@ -40,7 +39,10 @@ from lopower.netstack.ip import (
     is_multicast,
     split,
 )
-from lopower.netstack.tcp.table import TcpConnection, TcpRequest, TcpTable
+from lopower.netstack.tcp.burst import Sink
+from lopower.netstack.tcp.config import TcpConfig
+from lopower.netstack.tcp.connection import TcpConnection
+from lopower.netstack.tcp.table import TcpRequest, TcpTable
 
 __all__ = [
     "EchoRequest",
@@ -55,7 +57,8 @@ __all__ = [
     "Unreachable",
 ]
 
-Event = TcpRequest | UdpDatagram | EchoRequest | IcmpError
+_OwnEvent = UdpDatagram | EchoRequest | IcmpError
+Event = TcpRequest | _OwnEvent
 
 MTU = 1280  # of the tunnel: what IPv6 asks for and every path carries with WireGuard around it
 
@@ -87,16 +90,6 @@ _MODULUS = np.uint64(65535)
 _V4_HEADER_WORDS = IPV4_HEADER // 4
 
 
-class Sink(Protocol):
-    """Where `Stack.flush` puts packets, in order."""
-
-    def packet(self, link: Hashable, packet: bytes) -> None:
-        """Send one packet."""
-
-    def burst(self, link: Hashable, packets: Rows) -> None:
-        """Send packets of equal size, rows padded with zeros to a multiple of 16."""
-
-
 class Stack:
     """One netstack for all devices. `local_addresses` are the gateway's own."""
 
@@ -115,12 +108,12 @@ class Stack:
         self._mtu = mtu
         self._identification = int.from_bytes(random(4))
         self._drops: Counter[str] = Counter()
-        self._events: list[Event] = []
+        self._events: list[_OwnEvent] = []
         self._outgoing: list[tuple[Hashable, bytes]] = []
         self._errors = icmp.TokenBucket()
         self._fragments = Reassembler(self._drops)
         self._verdict = lru_cache(MAX_KNOWN_PAIRS)(self._judge)
-        self.tcp = TcpTable(random=random) if tcp is None else tcp
+        self.tcp = tcp or TcpTable(TcpConfig(mtu=mtu), random=random)
 
     @property
     def drops(self) -> Mapping[str, int]:
@@ -175,7 +168,7 @@ class Stack:
         """Why packets between these addresses are dropped, `None` if they are not."""
         if is_multicast(destination) or destination in self._broadcasts:
             return "multicast"
-        if is_martian(source) or is_martian(destination) or source == destination:
+        if is_martian(source) or source == destination:
             return "martian"
         return None
 
@@ -253,7 +246,7 @@ class Stack:
         else:
             self._tell(error)
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: _OwnEvent) -> None:
         if len(self._events) < MAX_EVENTS:
             self._events.append(event)
         else:
@@ -323,8 +316,7 @@ class Stack:
     def events(self) -> list[Event]:
         """What has happened since the last call."""
         events, self._events = self._events, []
-        events += self.tcp.events()
-        return events
+        return [*events, *self.tcp.events()]
 
     def take_ready(self) -> Collection[TcpConnection]:
         """The connections that have become readable, writable or closed since the last call."""
@@ -399,7 +391,7 @@ class Stack:
     def drop_link(self, link: Hashable) -> None:
         """Forget a device: its flows, fragments, and what is queued from and for it."""
         self._fragments.drop_link(link)
-        self._events = [event for event in self._events if _link_of(event) != link]
+        self._events = [event for event in self._events if event.link != link]
         self._outgoing = [item for item in self._outgoing if item[0] != link]
         self.tcp.drop_link(link)
 
@@ -425,7 +417,3 @@ class Stack:
             if first and self._errors.take(now):
                 self._queue(link, icmp.reassembly_timeout(first, self._gateway_for(first)))
         self.tcp.handle_timer(now)
-
-
-def _link_of(event: Event) -> Hashable:
-    return event.connection.link if isinstance(event, TcpRequest) else event.link
