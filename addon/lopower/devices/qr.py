@@ -90,6 +90,11 @@ def _save(text: str, kind: str) -> bytes:
 
 
 def _make(text: str) -> segno.QRCode:
-    """The smallest code; comments are left out, a screen needs little error correction."""
+    """The smallest code; a screen needs little error correction."""
+    return segno.make_qr(compact(text), error="l", boost_error=True)
+
+
+def compact(text: str) -> str:
+    """The same file without comments and optional blanks: a smaller code, for 80 columns."""
     kept = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return segno.make_qr("\n".join(kept) + "\n", error="l", boost_error=True)
+    return "\n".join(kept).replace(" = ", "=").replace(", ", ",") + "\n"
