@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -154,7 +154,7 @@ def test_rules_open(rule: str, destination: str, allowed: bool) -> None:
 
 @given(st.binary(min_size=16, max_size=16), st.sampled_from(["::/0", "0.0.0.0/0 ::/0"]))
 def test_ipv6_that_the_standard_library_reads_as_reserved_ipv4(address: bytes, rules: str) -> None:
-    text = ip_address(address)
+    text = IPv6Address(address)
     found = [text.ipv4_mapped, text.sixtofour, *(text.teredo or ())]
     if any(four is not None and (four.is_loopback or four.is_multicast) for four in found):
         assert not check(rules, str(text)).allowed

@@ -194,7 +194,7 @@ def _entry(
     message.answer, message.authority = map(list, sections)
     for rrset in (*message.answer, *message.authority):
         rrset.ttl = min(rrset.ttl, MAX_TTL)
-    wire = message.to_wire(max_size=65535)
+    wire = message.to_wire(max_size=65535, want_shuffle=False)
     start = 12 + len(name.to_wire() or b"") + 4
     counts = (int.from_bytes(wire[6:8], "big"), int.from_bytes(wire[8:10], "big"), 0)
     offsets = [at - start for at in ttl_offsets(wire, start, sum(counts))]

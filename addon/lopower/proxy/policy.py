@@ -161,7 +161,7 @@ class Policy:
     def set_rules(self, rules: Sequence[Rule] | None) -> None:
         """Replace the rules; flows already open are the caller's to end."""
         self._rules = _expand(rules or (Rule(DEFAULT),), self._context)
-        names = {rule.host for rule in self._rules if rule.name is not None}
+        names = dict.fromkeys(rule.host for rule in self._rules if rule.name is not None)
         self._pins = {name: self._pins.get(name, {}) for name in names}
         self._asked = {name: self._asked.get(name, 0.0) for name in names}
         self._compile()
