@@ -53,6 +53,7 @@ class TcpConfig:
     receive_buffer: int = 64 * KB
     max_receive_buffer: int = 4 * MB
     """2 Gbit/s over 16 ms, or 300 Mbit/s over 100 ms."""
+    """It decides the window scale (RFC 7323): 7."""
     send_buffer: int = 64 * KB
     min_send_buffer: int = 16 * KB
     """For peers with windows of a few segments (lwIP: 5.7 KB): more would only be queueing."""
@@ -80,3 +81,8 @@ class TcpConfig:
     """RFC 5961, 7: challenge ACKs of all connections together."""
     challenge_interval: float = 0.5
     """And of one connection, as in Linux (tcp_invalid_ratelimit)."""
+
+    @property
+    def window_shift(self) -> int:
+        """The window scale with which 16 bits say `max_receive_buffer`."""
+        return (self.max_receive_buffer >> 16).bit_length()

@@ -20,9 +20,9 @@ from lopower.netstack.tcp.sendbuffer import EMPTY, BufferPool
 from lopower.netstack.tcp.sender import Sender
 from lopower.netstack.tcp.sequence import MASK, unwrap
 from lopower.netstack.tcp.state import (
-    ACKED,
     CLOSE,
     CLOSED,
+    ESTABLISHED,
     FIN_ACKED,
     FIN_WAIT_2,
     PENDING,
@@ -49,6 +49,7 @@ from lopower.netstack.tcp.wire import (
     make_path,
     parse_offer,
     parse_sack,
+    reverse,
     sack_option,
     syn_options,
 )
@@ -99,6 +100,20 @@ class Host(Protocol):
         """Whether one more challenge ACK may be sent (RFC 5961, 7)."""
 
 
+class Handshake:
+    """What is only needed until the connection is established."""
+
+    __slots__ = ("due", "offer", "peer_initial", "repeat_at", "sent_at", "tries")
+
+    def __init__(self) -> None:
+        self.offer: Offer | None = None  # of the peer's SYN
+        self.peer_initial = 0  # IRS
+        self.due = False  # our SYN or SYN-ACK is to be sent
+        self.repeat_at = inf
+        self.sent_at = 0.0
+        self.tries = 0
+
+
 class TcpConnection:
     """A TCP connection with a device; `remote` is the device, `local` who we are to it."""
 
@@ -106,17 +121,12 @@ class TcpConnection:
         "_acks",
         "_challenged_at",
         "_expires_at",
+        "_handshake",
         "_heard_at",
         "_host",
-        "_offer",
         "_orphan",
-        "_peer_initial",
         "_probes",
         "_soft_error",
-        "_syn_at",
-        "_syn_due",
-        "_syn_sent_at",
-        "_tries",
         "awake",
         "error",
         "in_backlog",
@@ -144,8 +154,7 @@ class TcpConnection:
         self.owner: object | None = None
         self.error: TcpError | None = None
         self.path: Path | None = None
-        self._offer: Offer | None = None
-        self._peer_initial = 0  # IRS
+        self._handshake: Handshake | None = Handshake()
         self._acks = 0  # acknowledgements to send with the next flush
         self._challenged_at = -inf
         self._expires_at = inf
@@ -153,10 +162,6 @@ class TcpConnection:
         self._orphan = False
         self._probes = 0  # keepalives without an answer
         self._soft_error: TcpError | None = None
-        self._syn_at = inf  # when to repeat our SYN
-        self._syn_due = False
-        self._syn_sent_at = 0.0
-        self._tries = 0
         self.awake = False
         self.in_backlog = False
         self.notified = False
@@ -201,6 +206,11 @@ class TcpConnection:
         return self.state is CLOSED or self.state is TIME_WAIT
 
     @property
+    def mss(self) -> int:
+        """The payload of a full segment."""
+        return self.sender.mss if self._opened else self._our_mss()
+
+    @property
     def _opened(self) -> bool:
         return self.path is not None
 
@@ -222,13 +232,14 @@ class TcpConnection:
         return max(self.sender.bound() - len(self.sender.buffer), 0)
 
     def reserve(self, limit: int) -> memoryview:
-        """Free adjacent space of the send buffer, at most `limit` bytes; `commit` must follow."""
+        """Free adjacent space of the send buffer, at most `limit` bytes, until `commit`."""
         if not self._writable():
             return EMPTY
+        self._host.wake(self)
         return self.sender.buffer.reserve(limit, self.sender.bound())
 
     def commit(self, count: int, now: float) -> None:
-        """The first `count` bytes that were reserved are to be sent; 0 gives the space back."""
+        """The first `count` bytes that were reserved are to be sent."""
         if self._writable():
             self.sender.buffer.commit(count)
             self._host.wake(self)
@@ -249,25 +260,33 @@ class TcpConnection:
 
     def accept(self, now: float) -> None:
         """Answer the SYN: the destination has been reached."""
-        if self.state is not PENDING or self._offer is None:
+        handshake = self._handshake
+        if self.state is not PENDING or handshake is None:
             return
         self._open()
-        self._negotiate(self._offer)
+        self._negotiate(handshake)
         self.state = SYN_RCVD
         self._expires_at = inf
-        self._syn_due = True
+        handshake.due = True
         self._host.wake(self)
 
     def refuse(self, now: float) -> None:
         """Answer the SYN with RST: the destination has refused."""
-        if self.state is PENDING:
-            self._send_reset(0, self._peer_initial + 1)
+        handshake = self._handshake
+        if self.state is PENDING and handshake is not None:
+            self._send_reset(0, handshake.peer_initial + 1)
             self._finish(None)
 
-    def ignore(self, now: float) -> None:
+    def ignore(self) -> None:
         """Do not answer the SYN at all: the destination has not answered either."""
         if self.state is PENDING:
             self._finish(None)
+
+    def syn_packet(self) -> bytes:
+        """The device's SYN, for an ICMP error about it; the options are left out."""
+        handshake = self._handshake
+        initial = handshake.peer_initial if handshake is not None else 0
+        return make_path(reverse(self.key)).build(initial, 0, SYN, 0)
 
     def close(self, now: float) -> None:
         """Send a FIN after the buffered bytes; what the device sends can still be read."""
@@ -317,79 +336,75 @@ class TcpConnection:
 
     def request(self, segment: Segment, now: float) -> None:
         """A SYN has come for a connection that the owner has not decided about."""
-        self._offer = parse_offer(segment)
-        self._peer_initial = segment.sequence
+        handshake = self._handshake
+        assert handshake is not None
+        handshake.offer = parse_offer(segment)
+        handshake.peer_initial = segment.sequence
         self._expires_at = now + self._host.config.request_timeout
         self._reschedule()
+
+    def start(self, now: float) -> None:
+        """Active open: send a SYN."""
+        handshake = self._handshake
+        assert handshake is not None
+        self._open()
+        self.sender.negotiate(self._our_mss(), 0, False, 0, 0)
+        self.receiver = Receiver(self._host.config, 0, 0, 0)
+        handshake.due = True
+        self._host.wake(self)
 
     def _open(self) -> None:
         host = self._host
         self.path = make_path(self.key)
         self.sender = Sender(host.config, host.pool, self.initial)
-        self.receiver = Receiver(host.config, self._peer_initial, 0, 0)
-
-    def start(self, now: float) -> None:
-        """Active open: send a SYN."""
-        self._open()
-        self.sender.negotiate(self._our_mss(), 0, False, 0, 0)
-        self._syn_due = True
-        self._host.wake(self)
 
     def _our_mss(self) -> int:
-        header = 40 if len(self.key) == 12 else 60
-        return self._host.config.mtu - header
+        return self._host.config.mtu - (40 if len(self.key) == 12 else 60)
 
-    def _our_shift(self) -> int:
-        shift = 0
-        while MAX_WINDOW << shift < self._host.config.max_receive_buffer:
-            shift += 1
-        return shift
-
-    def _negotiate(self, offer: Offer) -> None:
+    def _negotiate(self, handshake: Handshake) -> None:
         """Both SYNs are known: what applies to the connection (RFC 7323, RFC 2018)."""
-        mss = min(self._our_mss(), offer.mss)
-        scaled = offer.shift is not None
-        shift = self._our_shift() if scaled else 0
-        self.sender.negotiate(mss, offer.shift or 0, offer.sack, offer.window, self._peer_initial)
-        self.receiver = Receiver(self._host.config, self._peer_initial, self._our_mss(), shift)
+        offer, initial = handshake.offer, handshake.peer_initial
+        assert offer is not None
+        config = self._host.config
+        our_mss = self._our_mss()
+        mss = min(our_mss, offer.mss)
+        shift = 0 if offer.shift is None else config.window_shift
+        self.sender.negotiate(mss, offer.shift or 0, offer.sack, offer.window, initial)
+        self.receiver = Receiver(config, initial, our_mss, shift)
 
-    def _emit_syn(self, now: float, sink: Sink) -> None:
-        self._syn_due = False
-        assert self.path is not None
-        passive = self.state is SYN_RCVD
-        offer = self._offer
-        shift: int | None = self._our_shift()
-        if offer is not None and offer.shift is None:
-            shift = None
+    def _emit_syn(self, handshake: Handshake, now: float, sink: Sink) -> None:
+        handshake.due = False
+        path, offer, config = self.path, handshake.offer, self._host.config
+        assert path is not None
+        shift = config.window_shift if offer is None or offer.shift is not None else None
         options = syn_options(self._our_mss(), shift, offer is None or offer.sack)
-        window = min(self._host.config.receive_buffer, MAX_WINDOW)
-        flags, ack = (SYN | ACK, self.receiver.nxt) if passive else (SYN, 0)
-        sink.packet(self.link, self.path.build(self.initial, ack, flags, window, options))
+        window = min(config.receive_buffer, MAX_WINDOW)
+        flags, ack = SYN, 0
+        if self.state is SYN_RCVD:
+            flags, ack = SYN | ACK, self.receiver.nxt
+        sink.packet(self.link, path.build(self.initial, ack, flags, window, options))
         self.sender.nxt = self.initial + 1
-        if self._syn_at == inf:  # not in answer to a SYN that came again
-            self._syn_sent_at = now
-            self._syn_at = now + self.sender.rtt.backed_off(self._tries)
+        if handshake.repeat_at == inf:  # else it answers a SYN that came again
+            handshake.sent_at = now
+            handshake.repeat_at = now + self.sender.rtt.backed_off(handshake.tries)
 
-    def _repeat_syn(self, now: float) -> None:
+    def _repeat_syn(self, handshake: Handshake) -> None:
         config = self._host.config
         retries = config.syn_retries if self.state is SYN_SENT else config.syn_ack_retries
-        if self._tries >= retries:
+        if handshake.tries >= retries:
             self._finish(self._soft_error or TcpError.TIMED_OUT)
             return
-        self._tries += 1
-        self._syn_due = True
-        self._syn_at = inf
+        handshake.tries += 1
+        handshake.due = True
+        handshake.repeat_at = inf
         self._host.wake(self)
 
-    def _establish(self, now: float) -> None:
-        self.sender.establish(now, self._syn_sent_at, self._tries)
-        self.state = ACKED[self.state]
-        self._tries = 0
-        self._syn_at = inf
-        self._syn_due = False
-        self._offer = None
+    def _establish(self, handshake: Handshake, now: float) -> None:
+        self.sender.establish(now, handshake.sent_at, handshake.tries)
+        self._handshake = None
+        self.state = ESTABLISHED
         if self.sender.closing:
-            self.state = CLOSE[self.state]
+            self.state = CLOSE[ESTABLISHED]
         self._host.established(self)
         self._host.notify(self)
 
@@ -412,17 +427,19 @@ class TcpConnection:
 
     def _receive_pending(self, segment: Segment, now: float) -> None:
         """Repeated SYNs are absorbed; the device may change its mind."""
-        flags = segment.flags
+        handshake = self._handshake
+        assert handshake is not None
+        flags, initial = segment.flags, handshake.peer_initial
         if flags & RST:
-            if segment.sequence in (self._peer_initial, (self._peer_initial + 1) & MASK):
+            if segment.sequence in (initial, (initial + 1) & MASK):
                 self._finish(TcpError.RESET)
-        elif flags & SYN and not flags & ACK and segment.sequence != self._peer_initial:
+        elif flags & SYN and not flags & ACK and segment.sequence != initial:
             self.request(segment, now)  # the device has started again
 
     def _receive_syn_sent(self, segment: Segment, now: float) -> None:
         """RFC 9293, 3.10.7.3."""
-        flags = segment.flags
-        sender = self.sender
+        flags, sender, handshake = segment.flags, self.sender, self._handshake
+        assert handshake is not None
         acceptable = sender.nxt > sender.una and segment.acknowledgment == sender.nxt & MASK
         if flags & ACK and not acceptable:
             if not flags & RST:
@@ -434,15 +451,15 @@ class TcpConnection:
             return
         if not flags & SYN:
             return
-        self._offer = parse_offer(segment)
-        self._peer_initial = segment.sequence
-        self._negotiate(self._offer)
+        handshake.offer = parse_offer(segment)
+        handshake.peer_initial = segment.sequence
+        self._negotiate(handshake)
         if flags & ACK:
-            self._establish(now)
+            self._establish(handshake, now)
             self._acks = 1
         else:  # simultaneous open
             self.state = SYN_RCVD
-            self._syn_due = True
+            handshake.due = True
 
     def _receive_synchronized(self, segment: Segment, now: float) -> None:
         """RFC 9293, 3.10.7.4, with the checks of RFC 5961."""
@@ -480,9 +497,10 @@ class TcpConnection:
             elif receiver.nxt < sequence <= receiver.edge:
                 self._challenge(now)
         elif flags & SYN:
-            if self.state is SYN_RCVD and segment.sequence == self._peer_initial & MASK:
-                self._syn_due = True
-                self._tries += 1
+            handshake = self._handshake
+            if handshake is not None and segment.sequence == handshake.peer_initial:
+                handshake.due = True
+                handshake.tries += 1  # counts as a repetition, and for Karn's algorithm
             else:
                 self._challenge(now)
         elif length:
@@ -506,11 +524,12 @@ class TcpConnection:
         """The ACK field; returns whether the rest of the segment counts."""
         sender = self.sender
         ack = unwrap(segment.acknowledgment, sender.una)
-        if self.state is SYN_RCVD:
+        handshake = self._handshake
+        if handshake is not None:
             if ack != sender.nxt or ack == sender.una:
                 self._send_reset(segment.acknowledgment, 0, bare=True)
                 return False
-            self._establish(now)
+            self._establish(handshake, now)
         if ack > sender.nxt or ack < sender.una - max(sender.max_window, MAX_WINDOW):
             self._challenge(now)
             return False
@@ -635,8 +654,9 @@ class TcpConnection:
         state = self.state
         if state in SYNCHRONIZED:
             self._flush_data(now, sink)
-        elif self._syn_due:
-            self._emit_syn(now, sink)
+        elif self._handshake is not None:
+            if self._handshake.due:
+                self._emit_syn(self._handshake, now, sink)
         elif state is TIME_WAIT and self._acks:
             self._emit_ack(sink, self.receiver.window())
         if not self.closed:
@@ -690,10 +710,9 @@ class TcpConnection:
     # Timers
 
     def _deadline(self) -> float:
-        deadline = min(self._syn_at, self._expires_at)
-        if self.state in SYNCHRONIZED:
-            deadline = min(deadline, self.sender.deadline, self._keepalive_at())
-        return deadline
+        if self._handshake is not None:
+            return min(self._handshake.repeat_at, self._expires_at)
+        return min(self.sender.deadline, self._keepalive_at(), self._expires_at)
 
     def _keepalive_at(self) -> float:
         config = self._host.config
@@ -715,10 +734,12 @@ class TcpConnection:
         if self._expires_at <= now:
             self._expire(now)
             return
-        if self._syn_at <= now:
-            self._repeat_syn(now)
-        elif self.state in SYNCHRONIZED and self._deadline() <= now:
-            self._on_data_timer(now)
+        handshake = self._handshake
+        if handshake is None:
+            if self._deadline() <= now:
+                self._on_data_timer(now)
+        elif handshake.repeat_at <= now:
+            self._repeat_syn(handshake)
         if not self.awake and not self.closed:
             self._reschedule()  # else after the flush that follows
 
@@ -751,8 +772,7 @@ class TcpConnection:
     def _finish(self, error: TcpError | None) -> None:
         self.state = CLOSED
         self.error = error
-        self._syn_at = self._expires_at = inf
-        self._syn_due = False
+        self._handshake = None
         if self._opened:
             self.sender.discard()
             self.receiver.queue = None

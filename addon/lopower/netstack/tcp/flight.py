@@ -59,7 +59,7 @@ class Flight:
         "sacked",
     )
 
-    def __init__(self, start: int, max_runs: int) -> None:
+    def __init__(self, start: int, max_runs: int, min_rtt: float, reordering: bool) -> None:
         self.runs: list[Run] = []
         self._again: list[tuple[float, int, int]] = []  # retransmissions: time, start, end
         self._checked = start  # original transmissions before it are decided
@@ -72,8 +72,8 @@ class Flight:
         self.rack_time = -inf
         self.rack_end = start
         self.rack_rtt = 0.0
-        self.min_rtt = inf
-        self.reordering = False
+        self.min_rtt = min_rtt
+        self.reordering = reordering
         # Of the last acknowledgement:
         self.rtt = -1.0  # a measurement, negative for none
         self.original_delivered = False  # something marked lost arrived without being sent again
@@ -327,3 +327,7 @@ class Flight:
         run.retransmitted = True
         self._again.append((now, run.start, run.end))
         return run.start, run.end
+
+
+NOTHING = Flight(0, 0, inf, False)
+"""For all connections with nothing in flight: most of them, most of the time."""

@@ -18,7 +18,7 @@ from typing import Final
 
 from lopower.netstack.tcp.config import TcpConfig
 from lopower.netstack.tcp.congestion import Congestion, make_congestion
-from lopower.netstack.tcp.flight import Flight
+from lopower.netstack.tcp.flight import NOTHING, Flight
 from lopower.netstack.tcp.rtt import RttEstimator
 from lopower.netstack.tcp.sendbuffer import BufferPool, SendBuffer
 from lopower.netstack.tcp.sequence import unwrap
@@ -60,6 +60,7 @@ class Sender:
         "_prr_out",
         "_recovery_flight",
         "_recovery_point",
+        "_reordering",
         "_round_end",
         "_sent_at",
         "_wl1",
@@ -91,7 +92,8 @@ class Sender:
     def __init__(self, config: TcpConfig, pool: BufferPool, initial: int) -> None:
         self._config = config
         self.buffer = SendBuffer(pool, initial + 1)
-        self.flight = Flight(initial + 1, config.max_runs)
+        self.flight = NOTHING
+        self._reordering = False
         self.rtt = RttEstimator(config)
         self.una = initial  # SND.UNA
         self.nxt = initial  # SND.NXT
@@ -135,7 +137,6 @@ class Sender:
         self._sent_at = self._progress_at = now
         if not tries:
             self.rtt.sample(now - syn_sent_at, now)
-            self.flight.min_rtt = self.rtt.min_rtt
             return
         self.rtt.rto = max(self.rtt.rto, 3.0)  # RFC 6298, 5.7
         if tries > 1:
@@ -205,17 +206,18 @@ class Sender:
         The caller has checked UNA <= ack <= NXT. Returns whether UNA has moved.
         """
         flight = self.flight
+        if flight is NOTHING:
+            if self.persist_at < inf:
+                self._progress_at = now  # the window is closed, but the peer is alive
+            return False
         before = flight.delivered
         flight.rtt = -1.0
         flight.original_delivered = False
         advanced = ack > self.una
         if advanced:
             self._advance(ack, now)
-        elif self.nxt > self.una:
-            if plain and not self.sack:
-                self._duplicates += 1
-        elif self.window_probe_answered():
-            self._progress_at = now
+        elif plain and not self.sack:
+            self._duplicates += 1
         duplicate = self._take_blocks(blocks, ack, now) if blocks else False
         rtt = flight.rtt
         if rtt >= 0:
@@ -258,10 +260,6 @@ class Sender:
             elif ack < start < end <= self.nxt:
                 flight.sack(start, end, now)
         return duplicate
-
-    def window_probe_answered(self) -> bool:
-        """Whether the peer's window is what keeps us: then any ACK shows that it is alive."""
-        return self.persist_at < inf
 
     def _end_probe(self, ack: int, advanced: bool, bare: bool, duplicate: bool, now: float) -> None:
         """RFC 8985, 7.4: whether a loss probe has repaired a loss that nobody else noticed."""
@@ -362,8 +360,9 @@ class Sender:
     def _rearm(self, advanced: bool, now: float) -> None:
         if self.una == self.nxt:
             self.rto_at = self.probe_at = self.reorder_at = inf
-            return
-        if advanced:
+            self._reordering = self.flight.reordering
+            self.flight = NOTHING
+        elif advanced:
             self.rto_at = now + self.rtt.rto
             self._arm_probe(now)
         elif self.flight.sacked:
@@ -438,6 +437,8 @@ class Sender:
         self.pace_at = inf
         if not flight.lost and self.nxt == self.end and not self._force:
             self.persist_at = inf
+            if self.nxt == self.una:
+                self.buffer.commit(0)  # what was reserved in vain
             return []
         pipe = self.pipe()
         allowance = self.congestion.cwnd - pipe
@@ -448,17 +449,25 @@ class Sender:
             limit = min(allowance, budget) if pipe else max(min(allowance, budget), self.mss)
             pieces = flight.take_lost(limit, self.mss, now)
             sent = sum(end - start for start, end in pieces)
-        if not flight.lost and not flight.full:
+        if not flight.lost and (flight is NOTHING or not flight.full):
             count = self._new_data(allowance - sent, budget - sent, now)
             if count:
-                flight.sent(self.nxt, self.nxt + count, now)
-                pieces.append((self.nxt, self.nxt + count))
-                self.nxt += count
+                pieces.append(self._send_new(count, now))
                 sent += count
         if self._force:
             sent += self._send_probe(pieces, now)
         self._after(pieces, sent, budget, now)
         return pieces
+
+    def _send_new(self, count: int, now: float) -> tuple[int, int]:
+        start, flight = self.nxt, self.flight
+        if flight is NOTHING:
+            config = self._config
+            flight = Flight(start, config.max_runs, self.rtt.min_rtt, self._reordering)
+            self.flight = flight
+        self.nxt = end = start + count
+        flight.sent(start, end, now)
+        return start, end
 
     def _new_data(self, allowance: int, budget: int, now: float) -> int:
         """How many new bytes may go (RFC 9293, 3.8.6.2.1), a FIN counted as one."""
@@ -494,9 +503,7 @@ class Sender:
         count = min(usable, self.end - self.nxt, self.mss)
         loss_probe = self.una < self.nxt
         if count > 0:
-            self.flight.sent(self.nxt, self.nxt + count, now)
-            pieces.append((self.nxt, self.nxt + count))
-            self.nxt += count
+            pieces.append(self._send_new(count, now))
         elif loss_probe:
             pieces.append(self.flight.take_last(self.mss, now))
         if loss_probe:
@@ -539,5 +546,5 @@ class Sender:
     def discard(self) -> None:
         """The connection is over."""
         self.buffer.discard()
-        self.flight.runs.clear()
+        self.flight = NOTHING
         self.rto_at = self.probe_at = self.reorder_at = self.persist_at = self.pace_at = inf

@@ -1,9 +1,9 @@
 """The state machine of RFC 9293, 3.3.2, as tables.
 
-Theory of operation. A connection moves for one of four reasons: the proxy asks (`CLOSE`), the peer
-has sent everything (`FIN`), the peer has everything (`FIN_ACKED`), or the handshake is complete
-(`ACKED`). Each reason is a table from the old state to the new one; a state that is missing stays
-as it is. Errors and timeouts lead to CLOSED from anywhere and need no table.
+Theory of operation. An established connection moves for one of three reasons: the proxy asks
+(`CLOSE`), the peer has sent everything (`FIN`), or the peer has everything (`FIN_ACKED`). Each
+reason is a table from the old state to the new one; a state that is missing stays as it is.
+Errors and timeouts lead to CLOSED from anywhere and need no table.
 
 PENDING stands for LISTEN after a SYN has come: nothing has been answered, because the proxy dials
 the destination first. ``close()`` before the FIN can be sent (data is still buffered) moves at
@@ -12,27 +12,28 @@ once; the FIN has its sequence number right after the last byte.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, IntEnum, auto
 from typing import Final
 
 
-class State(Enum):
+class State(IntEnum):
     """RFC 9293's names, and PENDING: a SYN that the proxy has not answered yet."""
 
-    PENDING = "pending"
-    SYN_SENT = "syn-sent"
-    SYN_RCVD = "syn-rcvd"
-    ESTABLISHED = "established"
-    FIN_WAIT_1 = "fin-wait-1"
-    FIN_WAIT_2 = "fin-wait-2"
-    CLOSE_WAIT = "close-wait"
-    CLOSING = "closing"
-    LAST_ACK = "last-ack"
-    TIME_WAIT = "time-wait"
-    CLOSED = "closed"
+    PENDING = auto()
+    SYN_SENT = auto()
+    SYN_RCVD = auto()
+    ESTABLISHED = auto()
+    FIN_WAIT_1 = auto()
+    FIN_WAIT_2 = auto()
+    CLOSE_WAIT = auto()
+    CLOSING = auto()
+    LAST_ACK = auto()
+    TIME_WAIT = auto()
+    CLOSED = auto()
 
 
-# Read once: an attribute of an Enum class is looked up through its metaclass.
+# Read once: an attribute of an Enum class is looked up through its metaclass. Integers, because
+# the hash of other Enum members is a Python function.
 PENDING: Final = State.PENDING
 SYN_SENT: Final = State.SYN_SENT
 SYN_RCVD: Final = State.SYN_RCVD
@@ -45,9 +46,7 @@ LAST_ACK: Final = State.LAST_ACK
 TIME_WAIT: Final = State.TIME_WAIT
 CLOSED: Final = State.CLOSED
 
-ACKED: Final = {SYN_RCVD: ESTABLISHED, SYN_SENT: ESTABLISHED}
 CLOSE: Final = {
-    SYN_RCVD: FIN_WAIT_1,
     ESTABLISHED: FIN_WAIT_1,
     CLOSE_WAIT: LAST_ACK,
 }

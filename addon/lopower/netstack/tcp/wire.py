@@ -131,6 +131,13 @@ def _pack_sum(data: bytes) -> int:
     return int.from_bytes(data) % 65535
 
 
+def reverse(key: bytes) -> bytes:
+    """The flow key of the other direction."""
+    if len(key) == 12:
+        return key[4:8] + key[:4] + key[10:12] + key[8:10]
+    return key[16:32] + key[:16] + key[34:36] + key[32:34]
+
+
 class Ipv4Path:
     """What is constant in the headers of a connection's IPv4 packets, summed once."""
 
@@ -142,11 +149,9 @@ class Ipv4Path:
     _pack = Struct("!HHHHHH12sIIHHHH").pack
 
     def __init__(self, key: bytes) -> None:
-        local, device = key[4:8], key[:4]
-        self._constant = local + device + key[10:12] + key[8:10]
-        addresses = _pack_sum(local + device)
-        self._ip_sum = 0x4500 + 0x4000 + 0x4006 + addresses
-        self._tcp_sum = addresses + 6 + _pack_sum(key[8:12])
+        self._constant = reverse(key)
+        self._ip_sum = 0x4500 + 0x4000 + 0x4006 + _pack_sum(key[:8])
+        self._tcp_sum = _pack_sum(key) + 6
         self.identification = 0
 
     def build(
@@ -232,7 +237,7 @@ class Ipv6Path:
     _pack = Struct("!IHH36sIIHHHH").pack
 
     def __init__(self, key: bytes) -> None:
-        self._constant = key[16:32] + key[:16] + key[34:36] + key[32:34]
+        self._constant = reverse(key)
         self._tcp_sum = _pack_sum(key) + 6
 
     def build(
