@@ -280,7 +280,7 @@ def is_multicast(address: bytes) -> bool:
 
 
 def is_martian(address: bytes) -> bool:
-    """Addresses no packet in a tunnel may come from or go to (RFC 1812, 5.3.7; RFC 4291)."""
+    """Addresses no packet in a tunnel may come from (RFC 1812, 5.3.7; RFC 4291)."""
     first = address[0]
     if len(address) == 4:
         return first in (0, 127) or first >= 224 or (first, address[1]) == _LINK_LOCAL

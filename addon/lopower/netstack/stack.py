@@ -75,6 +75,7 @@ MIN_UDP_BURST = 12
 
 _UDP_V4 = Struct("!BxHxxHxBxx4s4sHHH").unpack_from
 _V4_HEADERS = IPV4_HEADER + udp.HEADER
+_V6_LOOPBACK = bytes(15) + b"\x01"
 
 # The first octets that make an IPv4 address special in any way: a closer look is needed.
 _SPECIAL = bytes(first in (0, 127, 169) or first >= 224 for first in range(256))
@@ -101,7 +102,10 @@ class Stack:
         mtu: int = MTU,
         random: Callable[[int], bytes] = os.urandom,
         tcp: TcpTable | None = None,
+        loopback: bool = False,
     ) -> None:
+        """`loopback`: let packets come from loopback addresses, as they do on a test bench."""
+        self._loopback = loopback
         self._local = frozenset(local_addresses)
         self._gateways = {len(address): address for address in reversed([*local_addresses])}
         self._broadcasts = frozenset(broadcast_addresses)
@@ -165,12 +169,18 @@ class Stack:
         return True
 
     def _judge(self, source: bytes, destination: bytes) -> str | None:
-        """Why packets between these addresses are dropped, `None` if they are not."""
+        """Why packets between these addresses are dropped, `None` if they are not.
+
+        Which unicast destinations a device may reach, loopback included, is the policy's business.
+        """
         if is_multicast(destination) or destination in self._broadcasts:
             return "multicast"
-        if is_martian(source) or source == destination:
+        if source == destination or (is_martian(source) and not self._is_loopback(source)):
             return "martian"
         return None
+
+    def _is_loopback(self, source: bytes) -> bool:
+        return self._loopback and (source[0] == 127 or source == _V6_LOOPBACK)
 
     def _refuse(self, link: Hashable, packet: memoryview, error: IpError, now: float) -> None:
         self._drops[error.reason] += 1
