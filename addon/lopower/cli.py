@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lopower import __version__, view
-from lopower.api.access import reach, rule_routes
+from lopower.api.access import Access, rule_routes
 from lopower.api.client import ControlClient
 from lopower.config import RunConfig, default_data, parse_listen, remembered
 from lopower.devices import qr as qrcodes
@@ -189,7 +189,7 @@ def run(
         if first_device and not registry.devices():
             _first_device(registry, config)
     _log_to(config)
-    from lopower.gateway import run as run_gateway
+    from lopower.service import run as run_gateway
 
     raise typer.Exit(run_gateway(config))
 
@@ -506,11 +506,11 @@ def _ask(data: Path, operation: str) -> Any:
 # Helpers
 
 
-def _administration(data: Path) -> Any:
+def _administration(data: Path) -> Access:
     """The running gateway's administration, or our own."""
     setting = os.environ.get("LOPOWER_IPV4", "").lower()
     ipv4 = None if not setting else setting not in ("0", "false", "no", "off", "f", "n")
-    return reach(data, ipv4=ipv4)
+    return Access(data, ipv4=ipv4)
 
 
 def _describe(data: Path, operation: str, arguments: dict[str, Any], *, json: bool) -> None:

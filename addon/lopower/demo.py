@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json as json_module
 import logging
@@ -131,9 +132,10 @@ async def _targets() -> AsyncIterator[tuple[int, int, int]]:
     """A TCP and a UDP echo on loopback, and a TCP port that is closed."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
         writer.close()
 
     class Echo(asyncio.DatagramProtocol):

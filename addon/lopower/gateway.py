@@ -29,7 +29,7 @@ from lopower.shell.capture import Capture
 from lopower.shell.engine import Engine
 from lopower.shell.outer import OuterSocket
 from lopower.shell.poller import Poller
-from lopower.shell.upstream import Upstream
+from lopower.shell.upstream import Carrier, Upstream
 from lopower.tailnet import host
 from lopower.tailnet.system import SystemBackend
 from lopower.wireguard import EndpointChanged, HandshakeCompleted, Interface
@@ -70,8 +70,12 @@ class Gateway:
             owner=lambda asked: asked.client,  # type: ignore[attr-defined]
         )
         self.roster = Roster(registry, self.interface, self.proxy, self.names, self.context)
-        self.upstream = Upstream(self.names, config.upstreams, self._answered, self.addresses)
-        self.name_service = NameService(self.proxy, self.names, self.upstream.pump)
+        self.carrier = Carrier(
+            [Upstream.parse(text) for text in config.upstreams],
+            self._answered,
+            own=[str(ip_address(address)) for address in self.addresses],
+        )
+        self.name_service = NameService(self.proxy, self.names)
         self.welcome = web.Server(Welcome(self._who, self._hosts()), access_log=None)
         self.live = Live(self)
         self.admin = Administration(
@@ -82,6 +86,7 @@ class Gateway:
             endpoint=config.client_endpoint(self.outer.port),
         )
         self.control = ControlServer(self.admin, config.data)
+        self._capture: Capture | None = None
         self._saving = False
         self._stopping = False
         self._wire()
@@ -93,7 +98,8 @@ class Gateway:
         self.proxy.streams[53] = self.name_service.on_stream
         self.proxy.streams[HTTP_PORT] = self._serve_page
         if self.config.pcap is not None:
-            self.engine.tap = Capture(self.config.pcap, time.time)
+            self._capture = Capture(self.config.pcap, time.time)
+            self.engine.tap = self._capture.write
         if not self.config.ipv4:
             self.names.set_filter(("ts.net",))
         self.roster.sync()
@@ -127,12 +133,12 @@ class Gateway:
         await self.control.stop()
         self.roster.save(counters=True)
         self.proxy.close()
-        await self.upstream.close()
+        await self.carrier.close()
         self.engine.stop()
         self.backend.close()
         self.poller.close()
-        if self.engine.tap is not None:
-            self.engine.tap.close()
+        if self._capture is not None:
+            self._capture.close()
 
     def _greet(self) -> None:
         """Start a handshake with every device whose endpoint is known, so that nobody waits."""
@@ -164,6 +170,8 @@ class Gateway:
 
     def _settle(self, now: float) -> bool:
         more = self.proxy.settle(now)
+        self._ask_upstream()
+        self.name_service.deliver()
         while (event := self.interface.next_event()) is not None:
             if isinstance(event, HandshakeCompleted):
                 self.roster.handshake(event)
@@ -180,11 +188,15 @@ class Gateway:
         if not self._stopping:
             self.roster.save()
 
-    def _answered(self) -> None:
-        """DNS answers came from upstream."""
-        self.proxy.now = self._loop.time()
-        self.name_service.deliver()
-        self.engine.wake()
+    def _ask_upstream(self) -> None:
+        for query in self.names.upstream_queries():
+            self.carrier.send(query)
+
+    def _answered(self, query: int, wire: bytes | None) -> None:
+        """An upstream query has ended."""
+        if not self._stopping:
+            self.names.receive_upstream(query, wire, self._loop.time())
+            self.engine.wake()
 
     def _changed(self, change: Change) -> None:
         """The registry was changed by a user."""

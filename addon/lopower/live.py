@@ -137,7 +137,7 @@ class Live:
         flows = [
             _flow(client, flow, self._gateway.now())
             for client in self._gateway.proxy.clients()
-            for flow in (*client.relays, *client.mappings.values())
+            for flow in client.flows()
         ]
         return sorted(flows, key=lambda flow: float(flow["age"]))
 

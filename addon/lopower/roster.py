@@ -101,10 +101,15 @@ class Roster:
             last_timestamp=device.timestamp_mark,
         )
         member = self.members[device.id] = self._by_peer[peer] = Member(device, peer)
-        self._proxy.add_client(
-            Client(peer, device.name, self._policy(device), fragments=device.fragments_ok)
-        )
+        self._serve(member)
         return member
+
+    def _serve(self, member: Member) -> None:
+        device = member.device
+        policy = self._policy(device)
+        self._proxy.add_client(
+            Client(member.peer, device.name, policy, fragments=device.fragments_ok)
+        )
 
     def _rotate(self, member: Member, pending: Pending | None) -> None:
         wanted = pending.public_key if pending and pending.purpose == "rotate" else None
@@ -142,9 +147,29 @@ class Roster:
         member.clock_offset = event.clock_offset
         self._dirty.add(member.device.id)
         if member.device.id in self._pending:
-            self._save([member])
-            self._registry.enrolment_finished(member.device.id)
-            self.sync()
+            self._settle_keys(member, event.peer)
+
+    def _settle_keys(self, member: Member, peer: Peer) -> None:
+        """The first handshake with pending keys: from now on they are the device's."""
+        pending = self._pending[member.device.id]
+        if pending.public_key != peer.public_key:
+            return  # the old keys are still in use
+        device = self._registry.enrolment_finished(member.device.id)
+        del self._pending[member.device.id]
+        if device is not None and peer is member.rotation:
+            self._promote(member, device)
+
+    def _promote(self, member: Member, device: Device) -> None:
+        """The rotated keys' session goes on as the device's own."""
+        old, new = member.peer, member.rotation
+        assert new is not None
+        member.base_rx, member.base_tx = member.rx_bytes, member.tx_bytes
+        self._proxy.remove_client(old)
+        self._interface.remove_peer(old)
+        del self._by_peer[old]
+        self._interface.set_allowed_ips(new, [ip_network(a) for a in device.addresses])
+        member.peer, member.rotation, member.device = new, None, device
+        self._serve(member)
 
     def moved(self, event: EndpointChanged) -> None:
         """A device speaks from another address."""

@@ -5,42 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import resource
 import signal
-from collections.abc import Callable
 
 import uvloop
 
 from lopower import view
-from lopower.config import RunConfig, remembered
-from lopower.devices.administration import Administration
+from lopower.config import RunConfig
 from lopower.devices.errors import UserError
 from lopower.devices.lock import DataLock
 from lopower.devices.registry import Registry
 from lopower.gateway import Gateway
 
-log = logging.getLogger(__name__)
 
-Greeting = Callable[[Administration], None]
-
-
-def run(config: RunConfig, greet: Greeting | None = None) -> int:
-    """Run until SIGINT or SIGTERM; `greet` is called once, when devices can connect."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+def run(config: RunConfig) -> int:
+    """Run until SIGINT or SIGTERM."""
     if config.backend != "system":
         raise UserError("Only the backend 'system' is built in so far: run with --backend system.")
     _raise_file_limit()
     with DataLock(config.data, "gateway").acquire(), Registry(config.data, ipv4=config.ipv4) as reg:
-        reg.save_settings(**remembered(reg.settings(), config))
-        uvloop.run(_serve(config, reg, greet))
+        uvloop.run(_serve(config, reg))
     return 0
 
 
-async def _serve(config: RunConfig, registry: Registry, greet: Greeting | None) -> None:
+async def _serve(config: RunConfig, registry: Registry) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,8 +40,6 @@ async def _serve(config: RunConfig, registry: Registry, greet: Greeting | None) 
     gc.freeze()
     shown: asyncio.Task[None] | None = None
     try:
-        if greet is not None:
-            greet(gateway.admin)
         if config.view:
             shown = loop.create_task(view.watch(gateway.admin))
         await stop.wait()

@@ -11,7 +11,7 @@ from lopower.endpoint import Endpoint
 from lopower.netstack import icmp
 from lopower.netstack.events import Address, UdpDatagram
 from lopower.netstack.stack import Stack
-from lopower.netstack.tcp.table import TcpConnection
+from lopower.netstack.tcp.connection import TcpConnection
 from lopower.shell.engine import Engine
 from lopower.shell.outer import OuterSocket
 from lopower.wireguard import HandshakeCompleted, Interface, Peer
@@ -44,10 +44,10 @@ class Station:
             endpoint=membership.server,
             persistent_keepalive=KEEPALIVE,
         )
-        self.stack = Stack(membership.addresses)
+        self.stack = Stack(membership.addresses, loopback=True)
         self.engine = Engine(loop, OuterSocket("", 0), self.interface, self.stack)
         self.engine.flows = self._settle
-        self.engine.tap = self
+        self.engine.tap = self.tap
         self._connected = asyncio.Event()
         self._port = FIRST_PORT
         self._datagrams: dict[int, asyncio.Future[bytes]] = {}
@@ -104,11 +104,11 @@ class Station:
     # -- what the engine asks of us ----------------------------------------------------------------
 
     def _settle(self, now: float) -> bool:
-        for event in self.stack.events():
-            if isinstance(event, UdpDatagram):
-                waiting = self._datagrams.get(event.destination_port)
+        for seen in self.stack.events():
+            if isinstance(seen, UdpDatagram):
+                waiting = self._datagrams.get(seen.destination_port)
                 if waiting is not None and not waiting.done():
-                    waiting.set_result(event.payload)
+                    waiting.set_result(seen.payload)
         for connection in self.stack.take_ready():
             if isinstance(connection.owner, Stream):
                 connection.owner.wake.set()
@@ -117,7 +117,7 @@ class Station:
                 self._connected.set()
         return False
 
-    def write(self, peer: Peer, packet: bytes | memoryview) -> None:
+    def tap(self, peer: Peer, packet: bytes | memoryview) -> None:
         """Look for echo replies among the inner packets: the stack has no use for them."""
         at = 20 if packet[0] >> 4 == 4 else 40
         kind = icmp.ECHO_REPLY if at == 20 else icmp.V6_ECHO_REPLY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lopower.proxy.policy import Policy
@@ -42,6 +43,11 @@ class Client:
         if self.refusals is None:
             self.refusals = Refusals()
         return self.refusals.add(destination, port, protocol, reason, now)
+
+    def flows(self) -> Iterator[TcpRelay | UdpMapping]:
+        """Everything this device has open."""
+        yield from self.relays
+        yield from self.mappings.values()
 
     def close(self) -> None:
         """End every flow of this device."""

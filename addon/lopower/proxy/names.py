@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from lopower.dns.server import Server
 from lopower.netstack.events import UdpDatagram
-from lopower.netstack.tcp.table import TcpConnection
+from lopower.netstack.tcp.connection import TcpConnection
 
 if TYPE_CHECKING:
     from lopower.proxy.client import Client
@@ -29,10 +28,9 @@ class Asked(NamedTuple):
 class NameService:
     """Carries questions and answers between the devices and the DNS core."""
 
-    def __init__(self, proxy: Proxy, server: Server, pump: Callable[[], None]) -> None:
+    def __init__(self, proxy: Proxy, server: Server) -> None:
         self._proxy = proxy
         self._server = server
-        self._pump = pump  # looks for questions that must go upstream
         self._streams: dict[NameStream, None] = {}
 
     def on_datagram(self, client: Client, datagram: UdpDatagram) -> None:
@@ -44,8 +42,6 @@ class NameService:
         answer = self._server.receive(datagram.payload, asked, self._proxy.now)
         if answer is not None:
             self._reply(asked, answer)
-        else:
-            self._pump()
 
     def _reply(self, asked: Asked, answer: bytes) -> None:
         client, source, local = asked
@@ -61,16 +57,14 @@ class NameService:
         connection.accept(self._proxy.now)
 
     def ask(self, stream: NameStream, query: bytes) -> bytes | None:
-        answer = self._server.receive(query, stream, self._proxy.now, stream=True)
-        if answer is None:
-            self._pump()
-        return answer
+        return self._server.receive(query, stream, self._proxy.now, stream=True)
 
     def deliver(self) -> None:
         """Hand out answers that came from upstream."""
         for asked, answer in self._server.answers():
             if isinstance(asked, NameStream):
                 asked.reply(answer)
+                asked.close_if_done()
             elif isinstance(asked, Asked):
                 self._reply(asked, answer)
 
@@ -110,7 +104,11 @@ class NameStream:
             received += data
             self.last = self._service.now
             self._answer()
-        if connection.eof and not self._unanswered:
+        self.close_if_done()
+
+    def close_if_done(self) -> None:
+        """Our end follows the device's when every question has been answered."""
+        if self._connection.eof and not self._unanswered:
             self.close()
 
     def _answer(self) -> None:
@@ -132,11 +130,10 @@ class NameStream:
         # A peer that takes no answers, but goes on asking, is not worth a buffer.
         if self._connection.write(message, self._service.now) < len(message):
             self.abort()
-        elif self._connection.eof and not self._unanswered:
-            self.close()
 
     def close(self) -> None:
-        self._connection.close(self._service.now)
+        self._connection.release(self._service.now)
+        self._service.forget(self)
 
     def abort(self) -> None:
         self._connection.abort(self._service.now)

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from lopower.netstack.events import EchoRequest, UdpDatagram, Unreachable
 from lopower.netstack.stack import Stack
-from lopower.netstack.tcp.table import TcpConnection, TcpRequest
+from lopower.netstack.tcp.connection import TcpConnection
+from lopower.netstack.tcp.table import TcpRequest
 from lopower.proxy.client import MAX_DIALS, MAX_TCP_FLOWS, MAX_UDP_MAPPINGS, Client
 from lopower.proxy.policy import Protocol as Transport
 from lopower.proxy.tcp import TcpRelay
@@ -114,7 +115,7 @@ class Proxy:
         if not self._allowed(client, address, port, "tcp"):
             connection.refuse(self.now)
         elif client.dials >= MAX_DIALS or len(client.relays) >= MAX_TCP_FLOWS:
-            connection.ignore()  # its SYN comes again, when there may be room
+            connection.ignore(self.now)  # its SYN comes again, when there may be room
         else:
             TcpRelay(self, client, connection).dial()
 
@@ -125,12 +126,12 @@ class Proxy:
         if error is DialError.REFUSED:
             connection.refuse(self.now)
         elif error is DialError.TIMED_OUT:
-            connection.ignore()
+            connection.ignore(self.now)
         else:
             self.stack.send_unreachable(
                 client.link, connection.syn_packet(), REASONS[error], self.now
             )
-            connection.ignore()
+            connection.ignore(self.now)
 
     def _datagram(self, client: Client, datagram: UdpDatagram) -> None:
         if datagram.destination in self._local:

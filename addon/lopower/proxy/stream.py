@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from lopower.netstack.tcp.table import TcpConnection
+from lopower.netstack.tcp.connection import TcpConnection
 
 if TYPE_CHECKING:
     from lopower.proxy.proxy import Proxy
@@ -64,16 +64,17 @@ class StreamTransport(asyncio.Transport):
         self._wake()
         if len(self._buffer) > MAX_BUFFERED and not self._paused:
             self._paused = True
-            self._protocol.pause_writing()  # type: ignore[attr-defined]
+            self._protocol.pause_writing()
 
     def _flush(self) -> None:
         if self._buffer:
             del self._buffer[: self._connection.write(bytes(self._buffer), self._proxy.now)]
         if self._paused and len(self._buffer) < MAX_BUFFERED // 2:
             self._paused = False
-            self._protocol.resume_writing()  # type: ignore[attr-defined]
-        if self._closing and not self._buffer:
-            self._connection.close(self._proxy.now)
+            self._protocol.resume_writing()
+        if self._closing and not self._buffer and not self._lost:
+            self._connection.release(self._proxy.now)
+            self._lose()
 
     def close(self) -> None:
         if not self._closing:

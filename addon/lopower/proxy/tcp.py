@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from lopower.netstack.tcp.table import TcpConnection
+from lopower.netstack.tcp.connection import TcpConnection
 from lopower.shell.poller import FAILED, HANGUP, READABLE, WRITABLE
 from lopower.tailnet.backend import Dial, DialError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from lopower.bursts import Rows
 from lopower.endpoint import Endpoint
@@ -19,10 +19,7 @@ log = logging.getLogger(__name__)
 TIMER_GRAIN = 0.0005
 
 
-class Tap(Protocol):
-    """Sees every inner packet: `--pcap`."""
-
-    def write(self, peer: Peer, packet: bytes | memoryview) -> None: ...
+Tap = Callable[[Peer, bytes | memoryview], None]  # sees every inner packet
 
 
 class Timed(Protocol):
@@ -108,7 +105,7 @@ class Engine:
 
     def _deliver(self, peer: Peer, packet: memoryview, now: float) -> None:
         if self.tap is not None:
-            self.tap.write(peer, packet)
+            self.tap(peer, packet)
         self.stack.receive(peer, packet, now)
 
     # -- out -----------------------------------------------------------------------------------
@@ -123,17 +120,17 @@ class Engine:
         self._send_queue()
         self._set_timer()
 
-    def packet(self, link: Peer, packet: bytes) -> None:
+    def packet(self, link: Any, packet: bytes) -> None:
         """A packet of the stack for this device."""
         if self.tap is not None:
-            self.tap.write(link, packet)
+            self.tap(link, packet)
         self.interface.send(link, packet, self.now)
 
-    def burst(self, link: Peer, packets: Rows) -> None:
+    def burst(self, link: Any, packets: Rows) -> None:
         """A burst of the stack for this device; what was queued before goes first."""
         if self.tap is not None:
             for view in packets.views:
-                self.tap.write(link, view)
+                self.tap(link, view)
         self._send_queue()
         sealed = self.interface.send_burst(link, packets, self.now)
         if sealed is None:
