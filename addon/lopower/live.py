@@ -105,8 +105,9 @@ class Live:
         }
 
     def _online(self, member: Member) -> bool:
-        now = self._gateway.now()
-        return member.peer.received_at > now - KEEPALIVE_SEEN
+        peer = member.peer
+        heard = max(peer.received_at, peer.last_handshake or peer.received_at)
+        return heard > self._gateway.now() - KEEPALIVE_SEEN
 
     def status(self) -> dict[str, Any]:
         """The gateway as a whole."""
