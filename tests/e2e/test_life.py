@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -17,6 +18,8 @@ from tests.lab.client import wait_for
 from tests.lab.gateway import Gateway
 from tests.lab.namespace import Namespace
 from tests.lab.network import GATEWAY, GATEWAY6, TARGET, Network
+
+NUMBERS = itertools.count(1)
 
 
 def answers(namespace: Namespace, timeout: float = 0.25) -> bool:
@@ -39,9 +42,9 @@ def point_at(device: Device, endpoint: str) -> None:
 
 
 @pytest.fixture
-def nomad(gateway: Gateway, make_device: MakeDevice, request: pytest.FixtureRequest) -> Device:
+def nomad(gateway: Gateway, make_device: MakeDevice) -> Device:
     """A device of this test alone."""
-    return make_device(gateway, request.node.name.replace("_", "-")[5:30].strip("-"))
+    return make_device(gateway, f"nomad-{next(NUMBERS)}")
 
 
 def test_a_connection_survives_a_new_source_port(nomad: Device) -> None:
@@ -111,7 +114,7 @@ def test_a_disabled_device_is_cut_off_and_can_come_back(nomad: Device, gateway: 
     gateway.cli("disable", nomad.name)
     wait_for(lambda: not answers(nomad.namespace), "the device to be cut off", 3)
     gateway.cli("enable", nomad.name)
-    wait_for(lambda: answers(nomad.namespace), "the device to be back", 15)
+    wait_for(lambda: answers(nomad.namespace), "the device to be back", 30)
 
 
 def test_a_revoked_device_is_cut_off_for_good(nomad: Device, gateway: Gateway) -> None:

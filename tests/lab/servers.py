@@ -175,7 +175,7 @@ ZONE = {
 
 def _fit(response: dns.message.Message, limit: int) -> bytes:
     """The wire form, cut and marked as truncated where it is longer than `limit`."""
-    wire = response.to_wire()
+    wire = response.to_wire(max_size=65535)
     if len(wire) <= limit:
         return wire
     response.answer.clear()
