@@ -82,11 +82,13 @@ class Side:
 class Wire:
     """Carries datagrams between two sides; `fate` says what becomes of each."""
 
-    def __init__(self, *, preshared_key: bytes | None = None, keepalive: float = 0.0) -> None:
+    def __init__(
+        self, *, preshared_key: bytes | None = None, keepalive: float = 0.0, mtu: int = 1280
+    ) -> None:
         self.now = 1000.0
         self.skew = {"left": 0.0, "right": 0.0}  # how far each wall clock is ahead
-        left = Interface(key(1), wall=lambda: self._wall("left"), random=chance(3))
-        right = Interface(key(2), wall=lambda: self._wall("right"), random=chance(4))
+        left = Interface(key(1), wall=lambda: self._wall("left"), random=chance(3), mtu=mtu)
+        right = Interface(key(2), wall=lambda: self._wall("right"), random=chance(4), mtu=mtu)
         self.left, self.right = Side(left, LEFT), Side(right, RIGHT)
         # The left side knows where the right side is, as a device knows its server.
         left.add_peer(

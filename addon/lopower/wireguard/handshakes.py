@@ -96,12 +96,11 @@ class Handshakes:
         self._receive_initiation(message, source, now)
         return None
 
-    def initiate(self, peer: Peer, now: float, *, retry: bool = False) -> None:
+    def initiate(self, peer: Peer, now: float) -> None:
         """Send an initiation, unless a handshake message went out within REKEY_TIMEOUT."""
         if peer.endpoint is None:
             return
-        if not retry:
-            peer.attempting_since = now
+        peer.attempting_since = now
         if now - peer.handshake_sent_at < REKEY_TIMEOUT:
             if peer.retransmit_at == NEVER:
                 self._retry_at(peer, peer.handshake_sent_at + self._core.retry_timeout())
@@ -111,8 +110,9 @@ class Handshakes:
     def retransmit(self, peer: Peer, now: float) -> None:
         """The timer of an unanswered initiation has run out."""
         peer.retransmit_at = NEVER
-        if now - peer.attempting_since < REKEY_ATTEMPT_TIME:
-            self.initiate(peer, now, retry=True)
+        if now < peer.attempting_since + REKEY_ATTEMPT_TIME:
+            if peer.endpoint is not None:
+                self._send_initiation(peer, peer.endpoint, now)
             return
         self._sessions.abandon_handshake(peer)
         peer.keepalive_at = NEVER

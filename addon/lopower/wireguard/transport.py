@@ -115,6 +115,7 @@ class Transport:
         if peer.keepalive_at != NEVER:
             peer.keepalive_again = True
             return
+        peer.keepalive_again = False
         at = peer.keepalive_at = now + KEEPALIVE_TIMEOUT
         if at < peer.wake_at:
             self._arm(peer, at)
