@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
 
 CONSTRUCTION = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"
 IDENTIFIER = b"WireGuard v1 zx2c4 Jason@zx2c4.com"
 LABEL_MAC1 = b"mac1----"
+LABEL_COOKIE = b"cookie--"
 RESPONSE, COOKIE = 2, 3
 
 
@@ -73,6 +75,14 @@ def initiation(keys: Keys, sender: int) -> bytes:
 def tai64n(nanoseconds: int) -> bytes:
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
     return struct.pack(">QI", (1 << 62) + 10 + seconds, fraction)
+
+
+def with_cookie(keys: Keys, message: bytes, reply: bytes) -> bytes:
+    """The same message with the mac2 that a cookie reply asks for (5.4.7)."""
+    key = hashed(LABEL_COOKIE, keys.server.public_bytes_raw())
+    nonce, sealed, mac1 = reply[8:32], reply[32:64], message[116:132]
+    cookie = crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, mac1, nonce, key)
+    return message[:132] + hashlib.blake2s(message[:132], key=cookie, digest_size=16).digest()
 
 
 def with_wrong_mac1() -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tests.lab.namespace import Namespace, cable
 
+CLIENT = "198.18.1.2"  # the first of them
 GATEWAY, GATEWAY6 = "198.18.1.1", "fd18::1"
 TARGET, TARGET6 = "10.72.0.2", "fd72::2"
 INNER, INNER6 = "10.72.0.0/16", "fd72::/64"
