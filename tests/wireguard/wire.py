@@ -36,7 +36,7 @@ def packet(source: str, destination: str, size: int = 60, fill: int = 0x5A) -> b
     else:
         head = bytes((0x60, 0, 0, 0)) + (size - 40).to_bytes(2) + b"\x11\x40"
         head += src.packed + dst.packed
-    return head + bytes([fill]) * (size - len(head))
+    return head + bytes([fill & 255]) * (size - len(head))
 
 
 def rows_of(datagrams: list[bytes]) -> Rows:

@@ -55,6 +55,8 @@ class Wakeups:
             if peer.wake_at == at:
                 self.disarm(peer)
                 peers.append(peer)
+        while heap and heap[0][2].wake_at != heap[0][0]:
+            heappop(heap)
         return peers
 
     def __len__(self) -> int:
