@@ -337,9 +337,10 @@ def test_a_sent_burst_is_the_same_as_its_packets(count: int, blocks: int, age: f
     assert (burst.endpoint, burst.segment_size) == (together.right.endpoint, size + 32)
     assert queued == [(e, d) for e, d in expected if d[0] != 4]
     assert state(left.interface, left.peer) == state(single.left.interface, single.left.peer)
-    for i in range(count):
-        datagram = burst.buffer[i * burst.segment_size : (i + 1) * burst.segment_size]
-        together.right.take(bytes(datagram), LEFT, together.now)
+    for number in range(count):
+        start = number * burst.segment_size
+        datagram = bytes(burst.buffer[start : start + burst.segment_size])
+        together.right.take(datagram, LEFT, together.now)
     assert together.right.packets == inner
 
 

@@ -6,7 +6,7 @@ from hashlib import blake2s
 from struct import pack, unpack
 
 import pytest
-from noise.connection import Keypair, NoiseConnection
+from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
 
 from lopower.wireguard import Interface
 from lopower.wireguard.noise import StaticKey

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noise.connection import Keypair as NoiseKeypair
+from noise.connection import Keypair as NoiseKeypair  # type: ignore[import-untyped]
 from noise.connection import NoiseConnection
 
 from lopower.wireguard.noise import (
