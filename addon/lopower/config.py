@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,18 @@ class RunConfig:
     upstreams: list[str] = field(default_factory=list)
     mtu: int = 1280
     log_level: str = "info"
+
+    def to_json(self) -> str:
+        """For the program that goes on with it."""
+        values = asdict(self) | {"data": str(self.data)}
+        return json.dumps(values | {"pcap": str(self.pcap) if self.pcap else None})
+
+    @classmethod
+    def from_json(cls, text: str) -> RunConfig:
+        """What `to_json` wrote."""
+        values = json.loads(text)
+        values |= {"data": Path(values["data"]), "listen": tuple(values["listen"])}
+        return cls(**values | {"pcap": Path(values["pcap"]) if values["pcap"] else None})
 
     def client_endpoint(self, port: int) -> HostPort | None:
         """Where clients find a gateway that is bound to `port`; None when nobody can tell."""

@@ -5,17 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import resource
 import signal
+import sys
 
 import uvloop
 
-from lopower import view
 from lopower.config import RunConfig
 from lopower.devices.errors import UserError
 from lopower.devices.lock import DataLock
 from lopower.devices.registry import Registry
 from lopower.gateway import Gateway
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def main() -> int:
+    """`python -m lopower.service CONFIG`: what `lopower run` becomes when there is no view."""
+    config = RunConfig.from_json(sys.argv[1])
+    logging.basicConfig(level=config.log_level.upper(), format=LOG_FORMAT)
+    try:
+        return run(config)
+    except UserError as error:
+        print(f"lopower: {error}", file=sys.stderr)
+        return error.exit_code
 
 
 def run(config: RunConfig) -> int:
@@ -41,6 +55,8 @@ async def _serve(config: RunConfig, registry: Registry) -> None:
     shown: asyncio.Task[None] | None = None
     try:
         if config.view:
+            from lopower import view  # only a terminal needs it
+
             shown = loop.create_task(view.watch(gateway.admin))
         await stop.wait()
     finally:
@@ -56,3 +72,7 @@ def _raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

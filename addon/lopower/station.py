@@ -82,7 +82,8 @@ class Station:
     async def exchange(self, destination: Address, payload: bytes) -> bytes:
         """Send one UDP datagram and wait for one back."""
         source = self.source(destination[0])
-        answered = self._datagrams[source[1]] = self._loop.create_future()
+        answered: asyncio.Future[bytes] = self._loop.create_future()
+        self._datagrams[source[1]] = answered
         now = self._loop.time()
         self.stack.send_udp(self.peer, source, destination, payload, now, fragment=True)
         self.engine.wake()

@@ -115,7 +115,7 @@ class Proxy:
         if not self._allowed(client, address, port, "tcp"):
             connection.refuse(self.now)
         elif client.dials >= MAX_DIALS or len(client.relays) >= MAX_TCP_FLOWS:
-            connection.ignore(self.now)  # its SYN comes again, when there may be room
+            connection.ignore()  # its SYN comes again, when there may be room
         else:
             TcpRelay(self, client, connection).dial()
 
@@ -126,12 +126,12 @@ class Proxy:
         if error is DialError.REFUSED:
             connection.refuse(self.now)
         elif error is DialError.TIMED_OUT:
-            connection.ignore(self.now)
+            connection.ignore()
         else:
             self.stack.send_unreachable(
                 client.link, connection.syn_packet(), REASONS[error], self.now
             )
-            connection.ignore(self.now)
+            connection.ignore()
 
     def _datagram(self, client: Client, datagram: UdpDatagram) -> None:
         if datagram.destination in self._local:
