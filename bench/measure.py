@@ -34,7 +34,7 @@ def throughput(session: Session, direction: str, streams: int, seconds: float) -
     before = session.cpu()
     output = {}
     for _ in range(50):
-        result = session.namespace.run(*command, check=False, timeout=seconds + 30)
+        result = session.namespace.run(*command, check=False, timeout=seconds + 10)
         output = json.loads(result.stdout)
         if "refused" not in output.get("error", ""):
             break

@@ -42,7 +42,7 @@ def quiet(*command: str) -> bool:
 
 async def relay_tcp(stream: Any) -> None:
     """Dials where the device wanted to go, and copies both ways."""
-    host, port = stream.get_extra_info("original_dst", None) or stream.get_extra_info("sockname")
+    host, port = stream.get_extra_info("sockname")
     try:
         reader, writer = await asyncio.open_connection(host, port, limit=1 << 20)
     except OSError:
@@ -76,7 +76,7 @@ class Answers(asyncio.DatagramProtocol):
 
 async def relay_udp(stream: Any) -> None:
     """One socket for each flow; it ends with the flow."""
-    target = stream.get_extra_info("original_dst", None) or stream.get_extra_info("sockname")
+    target = stream.get_extra_info("sockname")
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(lambda: Answers(stream), remote_addr=target)
     try:
