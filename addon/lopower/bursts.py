@@ -17,7 +17,7 @@ Matrix = NDArray[np.uint8]
 # with SACK blocks); past this many the oldest layout is dropped and rebuilt when it comes again.
 MAX_LAYOUTS = 16
 # The same for several buffers together.
-MAX_TAILS = 64
+MAX_TAILS = 128
 
 
 class Rows(NamedTuple):

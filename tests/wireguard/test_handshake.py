@@ -69,6 +69,7 @@ def test_exact_byte_counters(wire: Wire) -> None:
     wire.settle()
     assert wire.left.peer.tx_bytes == wire.right.peer.rx_bytes == 148 + 96
     assert wire.left.peer.rx_bytes == wire.right.peer.tx_bytes == 92
+    assert wire.left.interface.tx_bytes == wire.right.interface.rx_bytes == 148 + 96
 
 
 def test_different_preshared_keys_do_not_meet() -> None:

@@ -266,6 +266,23 @@ def test_without_an_endpoint_there_is_no_way() -> None:
     assert wire.right.peer.drops == {Drop.NO_ENDPOINT: 1}
 
 
+def test_an_endpoint_can_be_taken_away(wire: Wire) -> None:
+    wire.left.interface.set_endpoint(wire.left.peer, None)
+    wire.send(wire.left)
+    wire.run(60)
+    assert wire.sent == []
+    assert wire.left.peer.drops == {Drop.NO_ENDPOINT: 1}
+
+
+def test_nothing_goes_to_a_removed_peer(wire: Wire) -> None:
+    peer = wire.left.peer
+    wire.left.interface.remove_peer(peer)
+    wire.left.interface.send(peer, packet(LEFT_INNER, RIGHT_INNER), wire.now)
+    wire.left.interface.initiate(peer, wire.now)
+    assert wire.left.interface.datagrams_to_send() == []
+    assert wire.left.interface.deadline() is None or wire.left.interface._core.pending == {}
+
+
 def test_old_sessions_open_for_a_while(wire: Wire) -> None:
     old = [sealed(wire, packet(LEFT_INNER, RIGHT_INNER, fill=i)) for i in range(2)]
     wire.now += 130

@@ -82,6 +82,16 @@ class Interface:
         """Datagrams dropped by reason, as far as they belong to no peer."""
         return self._core.drops
 
+    @property
+    def rx_bytes(self) -> int:
+        """What all peers together have sent us."""
+        return sum(peer.rx_bytes for peer in self._core.peers.values())
+
+    @property
+    def tx_bytes(self) -> int:
+        """What we have sent to all peers together."""
+        return sum(peer.tx_bytes for peer in self._core.peers.values())
+
     def peer(self, public_key: bytes) -> Peer | None:
         """The peer with this public key."""
         return self._core.peers.get(public_key)
@@ -123,6 +133,7 @@ class Interface:
         core.allowed_ips.remove_owner(peer)
         core.wakeups.disarm(peer)
         peer.removed = True
+        peer.endpoint = None  # whoever still holds this peer sends to nobody
         del core.peers[peer.public_key]
 
     def set_private_key(self, private_key: bytes) -> None:

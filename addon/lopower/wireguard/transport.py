@@ -155,6 +155,10 @@ class Transport:
             self._seal(peer, keypair, b"", now)
 
     def _seal(self, peer: Peer, keypair: Keypair, packet: Bytes, now: float) -> None:
+        endpoint = peer.endpoint
+        if endpoint is None:
+            peer.drop(Drop.NO_ENDPOINT)
+            return
         size = len(packet)
         if size & 15:
             padding = _PADDING[size & 15]
@@ -165,8 +169,6 @@ class Transport:
         datagram = _pack_header(TRANSPORT, keypair.remote_index, counter) + cipher.encrypt(
             _pack_nonce(counter), packet, None
         )
-        endpoint = peer.endpoint
-        assert endpoint is not None  # whoever has a session has been heard from
         self._core.outgoing.append((endpoint, datagram))
         peer.tx_bytes += len(datagram)
         peer.keepalive_at = NEVER
