@@ -148,13 +148,13 @@ class Gateway:
 
     def _initiate(self, peer: Any) -> None:
         if not self._stopping:
-            self.interface.initiate(peer, self._loop.time())
+            self.interface.initiate(peer, time.monotonic())
             self.engine.wake()
 
     def _housekeeping(self) -> None:
         if self._stopping:
             return
-        now = self._loop.time()
+        now = time.monotonic()
         self.proxy.expire(now)
         self.name_service.expire(now)
         self.roster.save(counters=True)
@@ -164,7 +164,7 @@ class Gateway:
 
     def now(self) -> float:
         """The clock of the cores."""
-        return self._loop.time()
+        return time.monotonic()
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Gateway:
     def _answered(self, query: int, wire: bytes | None) -> None:
         """An upstream query has ended."""
         if not self._stopping:
-            self.names.receive_upstream(query, wire, self._loop.time())
+            self.names.receive_upstream(query, wire, time.monotonic())
             self.engine.wake()
 
     def _changed(self, change: Change) -> None:
@@ -224,7 +224,7 @@ class Gateway:
         member = self.roster.at(source)
         if member is None:
             return None
-        age = self._loop.time() - member.peer.last_handshake if member.peer.last_handshake else None
+        age = time.monotonic() - member.peer.last_handshake if member.peer.last_handshake else None
         client = self.proxy.client(member.peer)
         return {
             "name": member.device.name,

@@ -56,7 +56,7 @@ class Station:
     async def connect(self) -> None:
         """Make a handshake and wait until the session stands."""
         self.engine.start()
-        self.interface.initiate(self.peer, self._loop.time())
+        self.interface.initiate(self.peer, time.monotonic())
         self.engine.wake()
         await self._connected.wait()
 
@@ -75,7 +75,7 @@ class Station:
         source = self._addresses[len(destination)]
         packet = icmp.build_message(source, destination, kind, 0, rest)
         answered = self._echoes[rest] = self._loop.create_future()
-        self.interface.send(self.peer, packet, self._loop.time())
+        self.interface.send(self.peer, packet, time.monotonic())
         self.engine.wake()
         await answered
 
@@ -84,7 +84,7 @@ class Station:
         source = self.source(destination[0])
         answered: asyncio.Future[bytes] = self._loop.create_future()
         self._datagrams[source[1]] = answered
-        now = self._loop.time()
+        now = time.monotonic()
         self.stack.send_udp(self.peer, source, destination, payload, now, fragment=True)
         self.engine.wake()
         try:
@@ -95,7 +95,7 @@ class Station:
     async def open(self, destination: Address) -> Stream:
         """A TCP connection; ConnectionError where it is refused or cannot be reached."""
         source = self.source(destination[0])
-        connection = self.stack.connect(self.peer, source, destination, self._loop.time())
+        connection = self.stack.connect(self.peer, source, destination, time.monotonic())
         stream = Stream(self, connection)
         self.engine.wake()
         while not connection.established:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol
 
 from lopower.bursts import Rows
 from lopower.endpoint import Endpoint
 from lopower.netstack.stack import Stack
 from lopower.shell.outer import OuterSocket
+from lopower.shell.timer import Timer
 from lopower.wireguard import Interface, Peer
 
 log = logging.getLogger(__name__)
 
-# Waits for the application's turn, not for packets: a deadline this close is met by the next burst.
-TIMER_GRAIN = 0.0005
+# Deadlines this close together are met by one timer.
+TIMER_GRAIN = 0.00002
 
 
 Tap = Callable[[Peer, bytes | memoryview], None]  # sees every inner packet
@@ -51,9 +53,8 @@ class Engine:
         self.flows: Callable[[float], bool] = lambda now: False
         self.tap: Tap | None = None
         self.timed: list[Timed] = [interface, stack]
-        self.now = loop.time()
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = float("inf")
+        self.now = monotonic()
+        self._timer = Timer(loop, self._on_timer)
         self._scheduled = False
         self._writing = False
 
@@ -65,8 +66,7 @@ class Engine:
     def stop(self) -> None:
         """Send what is left and let go of the socket."""
         self.settle()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.close()
         self._loop.remove_reader(self.outer.fileno())
         if self._writing:
             self._loop.remove_writer(self.outer.fileno())
@@ -81,7 +81,7 @@ class Engine:
     # -- in ------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        self.now = now = self._loop.time()
+        self.now = now = monotonic()
         for rows, source in self.outer.receive():
             try:
                 self._receive(rows, source, now)
@@ -113,7 +113,7 @@ class Engine:
     def settle(self) -> None:
         """Let the flows act on what came, send everything that is due, set the timer."""
         self._scheduled = False
-        self.now = now = self._loop.time()
+        self.now = now = monotonic()
         if self.flows(now):
             self.wake()
         self.stack.flush(now, self)
@@ -160,22 +160,17 @@ class Engine:
     # -- time ----------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
-        due = self._due
+        due = self._timer.due - TIMER_GRAIN
         for core in self.timed:
             deadline = core.deadline()
             if deadline is not None and deadline < due:
                 due = deadline
         # A timer that fires early costs one look; one set anew for each burst costs more.
-        if due < self._due - TIMER_GRAIN:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._due = due
-            self._timer = self._loop.call_at(due, self._on_timer)
+        if due < self._timer.due - TIMER_GRAIN:
+            self._timer.set(due)
 
     def _on_timer(self) -> None:
-        self._timer = None
-        self._due = float("inf")
-        self.now = now = self._loop.time()
+        self.now = now = monotonic()
         for core in self.timed:
             core.handle_timer(now)
         self.settle()

@@ -8,6 +8,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 
 from lopower.shell.poller import FAILED, Poller
 from lopower.tailnet.backend import Dial, DialError, Dialled, UdpPort, UdpReceiver
@@ -62,7 +63,7 @@ class SystemBackend:
             return None
         dial = _SystemDial(self, tcp, dialled)
         self.poller.watch(tcp.fileno(), dial)
-        self._dials.append((self._loop.time() + DIAL_TIMEOUT, dial))
+        self._dials.append((monotonic() + DIAL_TIMEOUT, dial))
         if self._sweep is None:
             self._sweep = self._loop.call_later(DIAL_TIMEOUT, self._time_out)
         return dial
@@ -71,7 +72,7 @@ class SystemBackend:
         return _SystemUdp(self._loop, self.poller, receiver, self._buffer)
 
     def ping(self, destination: bytes, payload: bytes, answered: Callable[[], None]) -> None:
-        self._pinger.ping(destination, payload, answered, self._loop.time())
+        self._pinger.ping(destination, payload, answered, monotonic())
 
     def close(self) -> None:
         if self._sweep is not None:
@@ -81,7 +82,7 @@ class SystemBackend:
         self._pinger.close()
 
     def _time_out(self) -> None:
-        now = self._loop.time()
+        now = monotonic()
         dials = self._dials
         while dials and (dials[0][0] <= now or dials[0][1].done):
             dials.popleft()[1].fail(DialError.TIMED_OUT)
