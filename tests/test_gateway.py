@@ -16,6 +16,8 @@ from typing import Any
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import pytest
 
 from lopower.config import RunConfig
@@ -432,6 +434,40 @@ def test_other_names_go_upstream(tmp_path: Path, bound: socket.socket) -> None:
         serving.cancel()
 
     run(tmp_path, test, upstreams=[f"udp://{LOOPBACK}:{bound.getsockname()[1]}"])
+
+
+def test_a_rule_may_be_a_name(tmp_path: Path, bound: socket.socket) -> None:
+    """The name resolves to loopback, which a name must not open: rebinding is refused."""
+
+    async def upstream() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            wire, source = await loop.sock_recvfrom(bound, 4096)
+            query = dns.message.from_wire(wire)
+            answer = dns.message.make_response(query)
+            name = query.question[0].name
+            if query.question[0].rdtype == dns.rdatatype.A:
+                text = LOOPBACK if name.labels[0] == b"rebind" else "198.51.100.7"
+                answer.answer = [dns.rrset.from_text(name, 60, "IN", "A", text)]
+            await loop.sock_sendto(bound, answer.to_wire(), source)
+
+    async def test(made: World) -> None:
+        serving = asyncio.create_task(upstream())
+        station = await made.device("kitchen")
+        client = made.gateway.proxy.client(made.gateway.interface.peers[0])
+        assert client is not None
+        good = ip_address("198.51.100.7").packed
+        while not client.policy.check(good, 443, "tcp").allowed:
+            await asyncio.sleep(0.01)
+        assert not client.policy.check(good, 80, "tcp").allowed
+        while len(client.policy.pins["rebind.example.org"]) == 0:
+            await asyncio.sleep(0.01)
+        with pytest.raises(ConnectionError):
+            await station.open(here(bound))
+        serving.cancel()
+
+    rules = ["www.example.org:443/tcp", "rebind.example.org"]
+    run(tmp_path, test, allow=rules, upstreams=[f"udp://{LOOPBACK}:{bound.getsockname()[1]}"])
 
 
 async def get(station: Station, address: bytes, path: str, host: str) -> tuple[int, bytes]:

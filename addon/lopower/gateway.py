@@ -87,6 +87,7 @@ class Gateway:
         )
         self.control = ControlServer(self.admin, config.data)
         self._capture: Capture | None = None
+        self._resolving: dict[str, asyncio.Task[None]] = {}
         self._saving = False
         self._stopping = False
         self._wire()
@@ -134,6 +135,8 @@ class Gateway:
         self.roster.save(counters=True)
         self.proxy.close()
         await self.carrier.close()
+        for task in list(self._resolving.values()):
+            task.cancel()
         self.engine.stop()
         self.backend.close()
         self.poller.close()
@@ -159,8 +162,27 @@ class Gateway:
         self.name_service.expire(now)
         self.roster.save(counters=True)
         self.registry.expire(time.time())
+        self._pin_names(now)
         self.engine.wake()
         self._loop.call_later(HOUSEKEEPING, self._housekeeping)
+
+    def _pin_names(self, now: float) -> None:
+        """Look up the names in rules whose addresses are not known, or no longer."""
+        for policy in self.roster.policies():
+            for name in policy.names_due(now):
+                if name not in self._resolving:
+                    self._resolving[name] = self._loop.create_task(self._pin(name))
+
+    async def _pin(self, name: str) -> None:
+        try:
+            if name.endswith(f".{self.context.zone}"):
+                addresses, ttl = self.roster.addresses_of(name), HOUSEKEEPING
+            else:
+                addresses, ttl = await self.carrier.addresses(name)
+            for policy in self.roster.policies():
+                policy.pin(name, addresses, ttl, time.monotonic())
+        finally:
+            del self._resolving[name]
 
     def now(self) -> float:
         """The clock of the cores."""

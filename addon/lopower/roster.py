@@ -130,6 +130,10 @@ class Roster:
                 self._by_peer.pop(peer, None)
         del self.members[member.device.id]
 
+    def policies(self) -> set[Policy]:
+        """Every policy in force; devices without rules of their own share one."""
+        return {client.policy for client in self._proxy.clients()} | {self._default}
+
     def _policy(self, device: Device) -> Policy:
         if not device.rules:
             return self._default
@@ -185,6 +189,14 @@ class Roster:
 
     def member_of(self, peer: Peer) -> Member | None:
         return self._by_peer.get(peer)
+
+    def addresses_of(self, name: str) -> list[bytes]:
+        """The inner addresses of the device with this name in the gateway's zone."""
+        label = name.partition(".")[0]
+        for member in self.members.values():
+            if member.device.name == label:
+                return [ip_address(address).packed for address in member.device.addresses]
+        return []
 
     def at(self, address: str) -> Member | None:
         """The device with this inner address."""
