@@ -25,7 +25,7 @@ class TcpConfig:
     with UDP_SEGMENT takes 64 KB."""
     initial_window: int = 10
     """Segments, RFC 6928."""
-    limited_slow_start: int = 96 * KB
+    limited_slow_start: int = 128 * KB
     """RFC 3742: past this the window grows by at most half of it per round trip, so that slow
     start overshoots a short queue by tens of packets, not by hundreds."""
 

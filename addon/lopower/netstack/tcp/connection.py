@@ -497,12 +497,7 @@ class TcpConnection:
             elif receiver.nxt < sequence <= receiver.edge:
                 self._challenge(now)
         elif flags & SYN:
-            handshake = self._handshake
-            if handshake is not None and segment.sequence == handshake.peer_initial:
-                handshake.due = True
-                handshake.tries += 1  # counts as a repetition, and for Karn's algorithm
-            else:
-                self._challenge(now)
+            self._receive_syn(segment, now)
         elif length:
             if sequence + length <= receiver.nxt and len(segment.payload):
                 receiver.duplicate = (sequence, sequence + len(segment.payload))
@@ -512,6 +507,18 @@ class TcpConnection:
                 self._receive_ack(segment, sequence, length, now)
         else:
             self._challenge(now)
+
+    def _receive_syn(self, segment: Segment, now: float) -> None:
+        """A SYN where one has come before."""
+        handshake = self._handshake
+        if handshake is None or segment.sequence != handshake.peer_initial:
+            self._challenge(now)
+        elif segment.flags & ACK and segment.acknowledgment == self.sender.nxt & MASK:
+            self._establish(handshake, now)  # the other half of a simultaneous open
+            self._acks = 1
+        else:
+            handshake.due = True
+            handshake.tries += 1  # counts as a repetition, and for Karn's algorithm
 
     def _challenge(self, now: float) -> None:
         """An ACK that tells an honest peer where we are (RFC 5961)."""
@@ -666,23 +673,26 @@ class TcpConnection:
         sender, receiver = self.sender, self.receiver
         path = self.path
         assert path is not None
+        window = -1
+        if self._acks and (receiver.queue is not None or receiver.duplicate is not None):
+            window = receiver.window()
+            self._emit_ack(sink, window)  # data would leave no room for SACK
         pieces = sender.plan(now)
         if not pieces and not self._acks and not sender.window_probe_due:
             return
-        window = receiver.window()
-        if self._acks and (not pieces or receiver.queue is not None or receiver.duplicate):
-            self._emit_ack(sink, window)
-        self._acks = 0
+        if window < 0:
+            window = receiver.window()
         if pieces:
-            host = self._host
-            host.writer.write(
+            self._acks = 0
+            self._host.writer.write(
                 sink, self.link, path, sender.buffer, pieces, sender.mss, receiver.nxt, window
             )
-        elif sender.window_probe_due:
+        elif self._acks:
+            self._emit_ack(sink, window)
+        if sender.window_probe_due:
             # An old sequence number, no data: unacceptable, so the peer must answer.
-            packet = path.build(sender.una - 1, receiver.nxt, ACK, window)
-            sink.packet(self.link, packet)
-        sender.window_probe_due = False
+            sink.packet(self.link, path.build(sender.una - 1, receiver.nxt, ACK, window))
+            sender.window_probe_due = False
 
     def _emit_ack(self, sink: Sink, window: int) -> None:
         """Acknowledge; without SACK a peer counts duplicates, so each gets one."""

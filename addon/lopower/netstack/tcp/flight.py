@@ -289,6 +289,7 @@ class Flight:
                 self.in_flight += count
         if self.runs:
             self._checked = self.runs[0].start
+        self.rack_time = -inf  # what seemed to be the retransmission was the original
 
     def take_lost(self, limit: int, mss: int, now: float) -> list[tuple[int, int]]:
         """Ranges to send again, in order, together at most `limit` bytes; they are in flight."""

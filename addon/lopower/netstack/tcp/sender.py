@@ -28,6 +28,8 @@ DUPLICATE_THRESHOLD = 3  # RFC 5681
 DELAYED_ACK = 0.2  # RFC 8985, 7.2: the worst case to expect of a peer with one segment in flight
 PACING_GAIN_START = 2.0  # Linux' figures, against cwnd per SRTT
 PACING_GAIN = 1.25
+PACED_RTT = 0.002
+"""On shorter paths an acknowledgement may end the pause: timers there are coarser than the pause."""
 SMALL_WINDOW = 32768  # a peer whose window never was larger gets a small buffer
 
 
@@ -253,8 +255,9 @@ class Sender:
         """Enter SACK blocks on the scoreboard; returns whether a duplicate was reported."""
         duplicate = False
         flight = self.flight
-        for low, high in blocks:
-            start, end = unwrap(low, self.una), unwrap(high, self.una)
+        una = self.una
+        # Ascending, so that one acknowledgement does not look like reordering.
+        for start, end in sorted((unwrap(low, una), unwrap(high, una)) for low, high in blocks):
             if end <= ack:
                 duplicate = duplicate or start < end
             elif ack < start < end <= self.nxt:
@@ -276,7 +279,8 @@ class Sender:
     def _react(self, delivered: int, advanced: bool, plain: bool, now: float) -> None:
         """An acknowledgement while something is missing."""
         flight = self.flight
-        if self.phase is not OPEN and self.una >= self._recovery_point:
+        before = self.phase
+        if before is not OPEN and self.una >= self._recovery_point:
             self._leave_recovery()
         elif self.phase is LOSS and self.sack and flight.original_delivered:
             self.congestion.undo()  # F-RTO: the timeout was spurious (RFC 5682)
@@ -290,7 +294,7 @@ class Sender:
             self._enter_recovery(now)
         if self.phase is RECOVERY:
             self._reduce(delivered)
-        elif delivered and (self._limited or self.phase is LOSS):
+        elif delivered and (self._limited if before is OPEN else self.phase is LOSS):
             self.congestion.on_ack(delivered, flight.rtt, self.rtt.srtt, now)
 
     def _detect(self, now: float) -> None:
@@ -434,6 +438,8 @@ class Sender:
     def plan(self, now: float) -> list[tuple[int, int]]:
         """Ranges to send now, in order: retransmissions first. They count as sent."""
         flight = self.flight
+        if now < self.pace_at < inf and self.rtt.srtt > PACED_RTT and not self._force:
+            return []
         self.pace_at = inf
         if not flight.lost and self.nxt == self.end and not self._force:
             self.persist_at = inf
