@@ -27,11 +27,11 @@ from rich.text import Text
 
 from lopower import __version__, view
 from lopower.api.access import Access, rule_routes
-from lopower.api.client import ControlClient
+from lopower.api.client import RunningGateway
 from lopower.config import RunConfig, default_data, parse_listen, remembered
 from lopower.devices import qr as qrcodes
 from lopower.devices.administration import Administration
-from lopower.devices.errors import InUse, UserError
+from lopower.devices.errors import UserError
 from lopower.devices.hosts import parse_host_port
 from lopower.devices.lock import DataLock
 from lopower.devices.registry import Registry, read_settings
@@ -184,7 +184,7 @@ def run(
             log_level=log_level.value,
         )
         rule_routes(registry.settings())(tuple(config.allow))
-        registry.save_settings(**remembered(registry.settings(), config))
+        registry.save_settings(**remembered(registry.stored_settings(), config))
         _announce(config)
         if first_device and not registry.devices():
             _first_device(registry, config)
@@ -445,20 +445,10 @@ def watch(data: Data) -> None:
     try:
         with Live(console=Console(), auto_refresh=False) as live:
             while True:
-                live.update(_screen(data, screens), refresh=True)
+                live.update(view.snapshot(screens, RunningGateway(data)), refresh=True)
                 time.sleep(view.INTERVAL)
     except KeyboardInterrupt:
         return
-
-
-def _screen(data: Path, screens: view.View) -> Any:
-    client = ControlClient.connect(data)
-    if client is None:
-        raise InUse(f"No gateway is running on {data}.")
-    try:
-        return view.snapshot(screens, client)
-    finally:
-        client.close()
 
 
 @app.command()
@@ -487,25 +477,14 @@ def _situation(data: Path, listen: str | None, endpoint: str | None) -> Any:
     """What a running gateway says, or what it would be started with."""
     from lopower.doctor import Situation
 
-    client = ControlClient.connect(data)
-    if client is not None:
-        client.close()
-        status, devices, knocks = (_ask(data, name) for name in ("status", "devices", "knocks"))
+    gateway = RunningGateway(data)
+    if gateway.found():
+        status, devices, knocks = (gateway.call(n, {}) for n in ("status", "devices", "knocks"))
         where = endpoint or (None if status["endpoint_guessed"] else status["endpoint"])
         return Situation(data, status["listen_port"], where, status, devices, knocks)
     settings = read_settings(data)
     number = parse_listen(listen)[1] if listen else settings.listen_port
     return Situation(data, number, endpoint or settings.endpoint, {})
-
-
-def _ask(data: Path, operation: str) -> Any:
-    client = ControlClient.connect(data)
-    if client is None:
-        raise InUse("The gateway stopped meanwhile; try again.")
-    try:
-        return client.call(operation, {})
-    finally:
-        client.close()
 
 
 # Helpers

@@ -24,6 +24,9 @@ from .client import MAX_PATH, POINTER, SOCKET
 log = logging.getLogger(__name__)
 
 MAX_BODY = 256 * 1024
+# Operations do not wait for anything: whoever has not sent all of a request by then is too late.
+STOPPING = 1.0
+BEGUN = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class ControlServer:
@@ -41,7 +44,7 @@ class ControlServer:
         self._clear()
         app = web.Application(client_max_size=MAX_BODY)
         app.router.add_post("/v1/{operation}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOPPING)
         await self._runner.setup()
         await web.UnixSite(self._runner, path).start()
         path.chmod(0o600)
@@ -85,16 +88,24 @@ class ControlServer:
             arguments = await request.json() if request.can_read_body else {}
             if not isinstance(arguments, dict):
                 raise UserError("The arguments must be a JSON object.")
+            _say_begun(request)
             return web.json_response(self._administration.call(operation, arguments))
         except UserError as error:
             return _problem(error.status, str(error), error.exit_code)
         except ValueError:
             return _problem(400, "The body is not JSON.", 1)
-        except (web.HTTPException, asyncio.CancelledError):
+        except (web.HTTPException, asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             log.exception("the operation %s failed", operation)
             return _problem(500, "The gateway failed to do this; its log says why.", 1)
+
+
+def _say_begun(request: web.Request) -> None:
+    """From here on the operation happens, whether its caller hears of it or not."""
+    if request.transport is None or request.transport.is_closing():
+        raise ConnectionResetError
+    request.transport.write(BEGUN)
 
 
 def _problem(status: int, sentence: str, exit_code: int) -> web.Response:

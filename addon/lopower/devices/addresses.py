@@ -81,10 +81,10 @@ def parse_ipv4_range(text: str) -> IPv4Network:
         network = IPv4Network(text)
     except ValueError:
         raise UserError(f"'{text}' is not an IPv4 range such as {DEFAULT_IPV4}.") from None
-    if network.prefixlen not in IPV4_PREFIXES or not network.is_private:
-        raise UserError(f"The IPv4 range must be private and between /8 and /28, not {network}.")
     if network.overlaps(TAILNET_IPV4):
         raise UserError(f"The IPv4 range {network} overlaps the tailnet's own {TAILNET_IPV4}.")
+    if network.prefixlen not in IPV4_PREFIXES or not network.is_private:
+        raise UserError(f"The IPv4 range must be private and between /8 and /28, not {network}.")
     return network
 
 

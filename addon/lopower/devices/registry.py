@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -116,15 +117,18 @@ class Registry:
 
     def settings(self) -> Settings:
         """The settings, with `ipv4` as this process was told."""
-        stored = {name: json.loads(value) for name, value in self._all("SELECT * FROM settings")}
-        if self._ipv4 is not None:
-            stored["ipv4"] = self._ipv4
-        return Settings(**stored)
+        stored = self.stored_settings()
+        return stored if self._ipv4 is None else replace(stored, ipv4=self._ipv4)
+
+    def stored_settings(self) -> Settings:
+        """The settings as they are remembered."""
+        rows = self._all("SELECT name, value FROM settings")
+        return Settings(**{name: json.loads(value) for name, value in rows})
 
     def save_settings(self, **changes: Any) -> Settings:
         """Change some settings; the ranges only while no device has an address from them."""
         with self._transaction():
-            old = self.settings()
+            old = self.stored_settings()
             new = old.changed(changes)
             if new.plan != old.plan:
                 self._move_ranges()
