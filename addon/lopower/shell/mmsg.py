@@ -30,9 +30,9 @@ _HEADER = np.dtype(
     ]
 )  # fmt: skip
 _IOVEC = np.dtype([("base", "u8"), ("length", "u8")])
-_CONTROL = np.dtype(
-    [("length", "u8"), ("level", "i4"), ("type", "i4"), ("value", "i4"), ("_", "i4")]
-)
+# Room for UDP_GRO (24 bytes with its padding) and the larger packet information (40).
+_CONTROL_SIZE = 64
+_GRO_SPACE = 24
 SOCKADDR_SIZE = 28  # struct sockaddr_in6
 
 available = sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8
@@ -49,7 +49,7 @@ class _Headers:
         self.stride = stride
         self.block: Matrix = np.zeros((slots, stride), np.uint8)
         self.names: Matrix = np.zeros((slots, SOCKADDR_SIZE), np.uint8)
-        self.control = np.zeros(slots, _CONTROL)
+        self.control: Matrix = np.zeros((slots, _CONTROL_SIZE), np.uint8)
         self.iov = np.zeros(slots, _IOVEC)
         self.headers = np.zeros(slots, _HEADER)
         index = np.arange(slots, dtype=np.uint64)
@@ -59,6 +59,7 @@ class _Headers:
         self.headers["namelen"] = SOCKADDR_SIZE
         self.headers["iov"] = self.iov.ctypes.data + index * np.uint64(_IOVEC.itemsize)
         self.headers["iovlen"] = 1
+        self.headers["control"] = self.control.ctypes.data + index * np.uint64(_CONTROL_SIZE)
         self._address = self.headers.ctypes.data
 
     def _call(self, function: str, fd: int, count: int) -> int:
@@ -77,34 +78,41 @@ class Receiver(_Headers):
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots, 65536)
-        self.headers["control"] = self.control.ctypes.data + np.arange(
-            slots, dtype=np.uint64
-        ) * np.uint64(_CONTROL.itemsize)
-        self.headers["controllen"] = _CONTROL.itemsize
+        self.headers["controllen"] = _CONTROL_SIZE
         self._namelen = self.headers["namelen"]
         self._controllen = self.headers["controllen"]
         self._length = self.headers["length"]
-        self._cmsg_type = self.control["type"]
-        self._cmsg_value = self.control["value"]
         self._name_bytes = memoryview(self.names.reshape(-1).data)
+        self._control_bytes = memoryview(self.control.reshape(-1).data)
         self._used = 0
 
-    def receive(self, fd: int) -> tuple[list[int], list[int], list[bytes]]:
-        """(lengths, GRO segment sizes or 0, raw addresses) of the slots filled; raises OSError."""
+    def receive(self, fd: int) -> tuple[list[int], list[int], list[bytes], list[bytes]]:
+        """(lengths, GRO segment sizes or 0, raw addresses, packet information) of the slots filled.
+
+        Raises OSError. Packet information is the control message as the kernel wrote it, or empty.
+        """
         used = self._used
         self._namelen[:used] = SOCKADDR_SIZE
-        self._controllen[:used] = _CONTROL.itemsize
+        self._controllen[:used] = _CONTROL_SIZE
         self._used = count = self._call("recvmmsg", fd, self.slots)
         lengths: list[int] = self._length[:count].tolist()
-        sizes: list[int] = self._cmsg_value[:count].tolist()
-        for slot, controllen in enumerate(self._controllen[:count].tolist()):
-            if controllen < 20:  # no control message: a lone datagram
-                sizes[slot] = 0
         names = bytes(self._name_bytes[: count * SOCKADDR_SIZE])
         addresses = [
             names[at : at + SOCKADDR_SIZE] for at in range(0, count * SOCKADDR_SIZE, SOCKADDR_SIZE)
         ]
-        return lengths, sizes, addresses
+        control = bytes(self._control_bytes[: count * _CONTROL_SIZE])
+        sizes, information = [], []
+        at = 0
+        for length in self._controllen[:count].tolist():
+            end = at + length
+            if length >= _GRO_SPACE and control[at + 12] == UDP_GRO and control[at + 8] == SOL_UDP:
+                sizes.append(int.from_bytes(control[at + 16 : at + 18], sys.byteorder))
+                information.append(control[at + _GRO_SPACE : end])
+            else:
+                sizes.append(0)
+                information.append(control[at:end])
+            at += _CONTROL_SIZE
+        return lengths, sizes, addresses, information
 
 
 class Sender(_Headers):
@@ -114,21 +122,31 @@ class Sender(_Headers):
         super().__init__(slots, stride)
         self._view = memoryview(self.block.reshape(-1).data)
         self._names_view = memoryview(self.names.reshape(-1).data)
+        self._control_view = memoryview(self.control.reshape(-1).data)
         self._iov_length = self.iov["length"]
         self._namelen = self.headers["namelen"]
+        self._controllen = self.headers["controllen"]
 
-    def send(self, fd: int, datagrams: list[tuple[bytes, bytes]]) -> int:
-        """Send (raw address, datagram) pairs, at most `slots`; how many went; raises OSError."""
+    def send(self, fd: int, datagrams: list[tuple[bytes, bytes, bytes]]) -> int:
+        """Send (raw address, control message, datagram); how many went; raises OSError.
+
+        At most `slots` of them, each at most `stride` bytes long.
+        """
         view, names, stride = self._view, self._names_view, self.stride
-        lengths = []
-        for slot, (address, datagram) in enumerate(datagrams):
+        lengths, controls = [], []
+        for slot, (address, control, datagram) in enumerate(datagrams):
             size = len(datagram)
             at = slot * stride
             view[at : at + size] = datagram
             at = slot * SOCKADDR_SIZE
             names[at : at + len(address)] = address
             lengths.append(size)
+            controls.append(len(control))
+            if control:
+                at = slot * _CONTROL_SIZE
+                self._control_view[at : at + len(control)] = control
         count = len(lengths)
+        self._controllen[:count] = controls
         self._iov_length[:count] = lengths
         self._namelen[:count] = len(datagrams[0][0])
         return self._call("sendmmsg", fd, count)

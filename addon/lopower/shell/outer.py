@@ -10,6 +10,7 @@ import errno
 import logging
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -31,7 +32,34 @@ MAX_ENDPOINTS = 4096  # address conversions remembered; each is some 300 bytes
 # While the kernel's buffer is full, this much waits; then it is loss, as on any full link.
 MAX_BLOCKED = 1 << 20
 _GSO_REFUSED = {errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT}
+_SOURCE_REFUSED = {errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.ENODEV}
+_IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
 _V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class _Path:
+    """How to reach an endpoint: its raw address, and from which of our own.
+
+    An answer must come from the address that was asked, or no NAT lets it through.
+    """
+
+    __slots__ = ("ancillary", "control", "endpoint", "name", "raw")
+
+    def __init__(self, family: int, endpoint: Endpoint, raw: bytes, information: bytes) -> None:
+        self.endpoint = endpoint
+        self.raw = raw
+        host, port = endpoint
+        mapped = family == socket.AF_INET6 and ":" not in host
+        self.name = (f"::ffff:{host}" if mapped else host, port)
+        self.control = b""
+        self.ancillary: list[tuple[int, int, bytes]] = []
+        if information:
+            self.ancillary = [_from(family, information)]
+            self.control = _control_message(*self.ancillary[0])
+
+    def forget_source(self) -> None:
+        """The address that was asked is not ours any more."""
+        self.control, self.ancillary = b"", []
 
 
 class OuterSocket:
@@ -41,10 +69,10 @@ class OuterSocket:
         self.socket = _bind(host, port)
         self.family = self.socket.family
         self.port: int = self.socket.getsockname()[1]
-        self.sent = self.send_errors = 0
+        self.send_errors = 0
         self._fd = self.socket.fileno()
-        self._endpoints: dict[bytes, Endpoint] = {}
-        self._addresses: dict[Endpoint, bytes] = {}
+        self._sources: dict[bytes, _Path] = {}
+        self._paths: dict[Endpoint, _Path] = {}
         self._blocked: deque[tuple[Endpoint, bytes, int]] = deque()
         self._blocked_bytes = 0
         self._gso = _accepts(self.socket, mmsg.UDP_SEGMENT, 0)
@@ -72,7 +100,7 @@ class OuterSocket:
     def receive(self) -> Iterator[tuple[Rows, Endpoint]]:
         """What one system call brings, as bursts valid until the next call; nothing when empty."""
         try:
-            lengths, sizes, addresses = self._take()
+            lengths, sizes, addresses, information = self._take()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -82,7 +110,7 @@ class OuterSocket:
         slot, count = 0, len(lengths)
         while slot < count:
             length, size, address = lengths[slot], sizes[slot], addresses[slot]
-            source = self._endpoints.get(address) or self._learn(address)
+            source = self._source(address, information[slot])
             end = slot + 1
             if 0 < size < length:
                 full, rest = divmod(length, size)
@@ -100,12 +128,17 @@ class OuterSocket:
                 yield self._run(slot, end, length), source
             slot = end
 
-    def _take(self) -> tuple[list[int], list[int], list[bytes]]:
+    def _take(self) -> tuple[list[int], list[int], list[bytes], list[bytes]]:
         if self._receiver is not None:
             return self._receiver.receive(self._fd)
-        length, ancillary, _, name = self.socket.recvmsg_into([self._slots[0].view], 64)
-        size = next((int.from_bytes(d[:4], "little") for _, t, d in ancillary if t == 104), 0)
-        return [length], [size], [_raw_address(self.family, *name[:2])]
+        length, ancillary, _, name = self.socket.recvmsg_into([self._slots[0].view], 128)
+        size, information = 0, b""
+        for level, kind, data in ancillary:
+            if (level, kind) == (mmsg.SOL_UDP, mmsg.UDP_GRO):
+                size = int.from_bytes(data[:2], sys.byteorder)
+            else:
+                information = _control_message(level, kind, data)
+        return [length], [size], [_raw_address(self.family, *name[:2])], [information]
 
     def _run(self, slot: int, end: int, size: int) -> Rows:
         """The datagrams of adjacent slots as strided rows."""
@@ -120,13 +153,24 @@ class OuterSocket:
         matrix = self._block[slot : slot + 1, start : start + size]
         return Rows(matrix, [self._slots[slot].view[start : start + size]])
 
-    def _learn(self, address: bytes) -> Endpoint:
-        if len(self._endpoints) >= MAX_ENDPOINTS:
-            self._endpoints.clear()
-            self._addresses.clear()
-        endpoint = self._endpoints[address] = _endpoint(address)
-        self._addresses[endpoint] = address
-        return endpoint
+    def _source(self, address: bytes, information: bytes) -> Endpoint:
+        key = address + information
+        path = self._sources.get(key)
+        if path is None:
+            if len(self._sources) >= MAX_ENDPOINTS:
+                self._sources.clear()
+                self._paths.clear()
+            path = _Path(self.family, _endpoint(address), address, information)
+            self._sources[key] = path
+        self._paths[path.endpoint] = path
+        return path.endpoint
+
+    def _path(self, endpoint: Endpoint) -> _Path:
+        path = self._paths.get(endpoint)
+        if path is None:
+            raw = _raw_address(self.family, *endpoint)
+            path = self._paths[endpoint] = _Path(self.family, endpoint, raw, b"")
+        return path
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -143,14 +187,17 @@ class OuterSocket:
             )
 
     def _send_segmented(self, endpoint: Endpoint, buffer: memoryview, size: int) -> None:
-        ancillary = [(mmsg.SOL_UDP, mmsg.UDP_SEGMENT, struct.pack("=H", size))]
+        path = self._path(endpoint)
+        segments = (mmsg.SOL_UDP, mmsg.UDP_SEGMENT, struct.pack("=H", size))
         try:
-            self.socket.sendmsg([buffer], ancillary, 0, self._name(endpoint))
-            self.sent += len(buffer)
+            self.socket.sendmsg([buffer], [*path.ancillary, segments], 0, path.name)
         except BlockingIOError:
             self._block_on(endpoint, bytes(buffer), size)
         except OSError as error:
-            if error.errno in _GSO_REFUSED:
+            if path.ancillary and error.errno in _SOURCE_REFUSED:
+                path.forget_source()
+                self._send_segmented(endpoint, buffer, size)
+            elif error.errno in _GSO_REFUSED:
                 log.info("this kernel or route refuses UDP segmentation: sending singly")
                 self._gso = False
                 self.send_burst(endpoint, buffer, size)
@@ -177,7 +224,8 @@ class OuterSocket:
             for endpoint, datagram in queue[at : at + SEND_SLOTS]:
                 if len(datagram) > SEND_STRIDE:
                     break
-                batch.append((self._address(endpoint), datagram))
+                path = self._path(endpoint)
+                batch.append((path.raw, path.control, datagram))
             try:
                 if batch:
                     at += self._sender.send(self._fd, batch)
@@ -190,16 +238,21 @@ class OuterSocket:
                 return
             except OSError:
                 # The first datagram of the batch is at fault: an unreachable address, say.
-                self.send_errors += 1
+                self._send_one(*queue[at])
                 at += 1
 
     def _send_one(self, endpoint: Endpoint, datagram: bytes) -> None:
+        path = self._path(endpoint)
         try:
-            self.socket.sendto(datagram, self._name(endpoint))
+            self.socket.sendmsg([datagram], path.ancillary, 0, path.name)
         except BlockingIOError:
             self._block_on(endpoint, datagram, 0)
-        except OSError:
-            self.send_errors += 1
+        except OSError as error:
+            if path.ancillary and error.errno in _SOURCE_REFUSED:
+                path.forget_source()
+                self._send_one(endpoint, datagram)
+            else:
+                self.send_errors += 1
 
     @property
     def blocked(self) -> bool:
@@ -223,20 +276,6 @@ class OuterSocket:
         self._blocked.append((endpoint, buffer, size))
         self._blocked_bytes += len(buffer)
 
-    def _name(self, endpoint: Endpoint) -> tuple[str, int]:
-        host, port = endpoint
-        if self.family == socket.AF_INET6 and ":" not in host:
-            host = f"::ffff:{host}"
-        return host, port
-
-    def _address(self, endpoint: Endpoint) -> bytes:
-        address = self._addresses.get(endpoint)
-        if address is None:
-            address = _raw_address(self.family, *endpoint)
-            self._learn(address)
-            self._addresses[endpoint] = address
-        return address
-
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET if host and ":" not in host else socket.AF_INET6
@@ -250,6 +289,8 @@ def _bind(host: str, port: int) -> socket.socket:
             udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             _grow(udp, option)
+        if not host:
+            _ask_destination(udp)
         udp.bind((host, port))
     except OSError:
         udp.close()
@@ -265,6 +306,28 @@ def _grow(udp: socket.socket, option: int) -> None:
         except OSError:
             continue
         return
+
+
+def _ask_destination(udp: socket.socket) -> None:
+    """Have the kernel tell which of the host's addresses each datagram was sent to."""
+    if sys.platform == "linux" and udp.family == socket.AF_INET6:
+        udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+    elif sys.platform == "linux":
+        udp.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+
+
+def _from(family: int, information: bytes) -> tuple[int, int, bytes]:
+    """What to send with, so that an answer comes from where a datagram went."""
+    if family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, _IPV6_PKTINFO, information[16:32] + bytes(4)
+    address = information[24:28]  # ipi_addr of struct in_pktinfo goes out as ipi_spec_dst
+    return socket.IPPROTO_IP, _IP_PKTINFO, bytes(4) + address + bytes(4)
+
+
+def _control_message(level: int, kind: int, data: bytes) -> bytes:
+    """One struct cmsghdr and its data, padded as the kernel does (cmsg(3))."""
+    header = struct.pack("=Qii", 16 + len(data), level, kind)
+    return header + data + bytes(-len(data) % 8)
 
 
 def _accepts(udp: socket.socket, option: int, value: int) -> bool:
