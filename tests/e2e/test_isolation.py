@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from tests.e2e.conftest import ALLOW, ECHO, Device, MakeDevice
-from tests.lab.client import Client
+from tests.lab.client import Client, wait_for
 from tests.lab.gateway import Gateway
 from tests.lab.namespace import Namespace
 from tests.lab.network import GATEWAY, TARGET, TARGET6, Network
@@ -40,7 +40,7 @@ def test_a_device_cannot_speak_for_another(
     send_from(phone, laptop.address(version), (address, 7200), b"spoofed")
     with phone.namespace.udp(address, 7200) as honest:
         honest.send(b"honest")
-        time.sleep(0.5)
+        wait_for(lambda: received, "the honest datagram", 3)
     server.close()
     assert received == [b"honest"]
 

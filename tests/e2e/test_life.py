@@ -127,6 +127,19 @@ def test_a_revoked_device_is_cut_off_for_good(nomad: Device, gateway: Gateway) -
     assert nomad.name not in [device["name"] for device in gateway.ask("devices")]
 
 
+def test_changes_to_others_disturb_nobody(nomad: Device, gateway: Gateway) -> None:
+    with nomad.namespace.connect(TARGET, ECHO) as connection:
+        assert exchange(connection, b"before") == b"before"
+        handshake = nomad.client.last_handshake()
+        gateway.enroll("bystander")
+        for change in (("disable",), ("enable",), ("rename", "onlooker")):
+            gateway.cli(change[0], "bystander", *change[1:])
+            assert exchange(connection, change[0].encode()) == change[0].encode()
+        gateway.cli("revoke", "onlooker")
+        assert exchange(connection, b"after") == b"after"
+        assert nomad.client.last_handshake() == handshake
+
+
 def test_a_private_key_is_erased_at_the_first_handshake(nomad: Device, gateway: Gateway) -> None:
     text = nomad.client.profile.values["privatekey"][0]
     assert answers(nomad.namespace, 5)
