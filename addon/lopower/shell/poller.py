@@ -19,6 +19,7 @@ WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 HANGUP: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 FAILED: Final = select.EPOLLERR
 _BOTH = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_IN = select.EPOLLIN
 MAX_EVENTS = 256  # per wake-up, so that the tunnel is served in between
 
 
@@ -43,6 +44,11 @@ class Poller:
         """Hand every change of `fd` to `watcher` until `forget`."""
         self._watchers[fd] = watcher
         self._epoll.register(fd, _BOTH)
+
+    def watch_readable(self, fd: int, watcher: Watcher) -> None:
+        """For datagrams: `watcher` is called again as long as there are any, never for room."""
+        self._watchers[fd] = watcher
+        self._epoll.register(fd, _IN)
 
     def hand_over(self, fd: int, watcher: Watcher) -> None:
         """Let another watcher have a watched socket; it is told anew what the socket can do."""

@@ -69,7 +69,7 @@ class SystemBackend:
         return dial
 
     def open_udp(self, receiver: UdpReceiver) -> UdpPort:
-        return _SystemUdp(self._loop, self.poller, receiver, self._buffer)
+        return _SystemUdp(self.poller, receiver, self._buffer)
 
     def ping(self, destination: bytes, payload: bytes, answered: Callable[[], None]) -> None:
         self._pinger.ping(destination, payload, answered, monotonic())
@@ -135,19 +135,13 @@ class _SystemDial:
 class _SystemUdp:
     """One UDP socket for each IP version in use; ICMP errors name their destination."""
 
-    __slots__ = ("_buffer", "_loop", "_poller", "_receiver", "_sockets")
+    __slots__ = ("_buffer", "_expected", "_poller", "_receiver", "_sockets")
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        poller: Poller,
-        receiver: UdpReceiver,
-        buffer: memoryview,
-    ) -> None:
-        self._loop = loop
+    def __init__(self, poller: Poller, receiver: UdpReceiver, buffer: memoryview) -> None:
         self._poller = poller
         self._receiver = receiver
         self._buffer = buffer
+        self._expected = 1
         self._sockets: dict[int, socket.socket] = {}
 
     def send(self, destination: bytes, port: int, payload: bytes | memoryview) -> None:
@@ -178,7 +172,7 @@ class _SystemUdp:
         else:
             udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
         self._sockets[family] = udp
-        self._poller.watch(udp.fileno(), self)
+        self._poller.watch_readable(udp.fileno(), self)
         return udp
 
     def on_socket(self, mask: int) -> None:
@@ -188,20 +182,20 @@ class _SystemUdp:
             self._read(udp, family)
 
     def _read(self, udp: socket.socket, family: int) -> None:
+        """As many as came together lately: a lone datagram costs no second look."""
         buffer, receiver = self._buffer, self._receiver
-        for _ in range(UDP_BURST):
-            if udp.fileno() < 0:
-                return
-            try:
+        try:
+            for _ in range(self._expected):
                 size, name = udp.recvfrom_into(buffer)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._read_errors(udp, family)
-                continue
-            source = socket.inet_pton(family, name[0].partition("%")[0])
-            receiver.on_datagram(source, name[1], bytes(buffer[:size]))
-        self._loop.call_soon(self.on_socket, 0)
+                source = socket.inet_pton(family, name[0].partition("%")[0])
+                receiver.on_datagram(source, name[1], bytes(buffer[:size]))
+                if udp.fileno() < 0:
+                    return
+            self._expected = min(2 * self._expected, UDP_BURST)
+        except BlockingIOError:
+            self._expected = 1
+        except OSError:
+            self._read_errors(udp, family)
 
     def _read_errors(self, udp: socket.socket, family: int) -> None:
         while udp.fileno() >= 0:
