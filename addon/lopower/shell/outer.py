@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 RECEIVE_SLOTS = 16
 SEND_SLOTS = 64
 SEND_STRIDE = 2048
+MAX_TRAIN = 65_000  # bytes in one segmented send: a UDP datagram's bound, less the headers
+MAX_SEGMENTS = 64  # what UDP_SEGMENT splits at most, on every kernel
 SOCKET_BUFFER = 7 << 20  # what WireGuard's own userspace implementation asks for
 MAX_ENDPOINTS = 4096  # address conversions remembered; each is some 300 bytes
 # While the kernel's buffer is full, this much waits; then it is loss, as on any full link.
@@ -179,28 +181,30 @@ class OuterSocket:
         if self._blocked:
             self._block_on(endpoint, bytes(buffer), segment_size)
         elif self._gso and len(buffer) > segment_size:
-            self._send_segmented(endpoint, buffer, segment_size)
+            self._send_segmented(endpoint, [buffer], segment_size)
         else:
             self.send_many(
                 (endpoint, bytes(buffer[at : at + segment_size]))
                 for at in range(0, len(buffer), segment_size)
             )
 
-    def _send_segmented(self, endpoint: Endpoint, buffer: memoryview, size: int) -> None:
+    def _send_segmented(
+        self, endpoint: Endpoint, buffers: Sequence[bytes | memoryview], size: int
+    ) -> None:
         path = self._path(endpoint)
         segments = (mmsg.SOL_UDP, mmsg.UDP_SEGMENT, struct.pack("=H", size))
         try:
-            self.socket.sendmsg([buffer], [*path.ancillary, segments], 0, path.name)
+            self.socket.sendmsg(buffers, [*path.ancillary, segments], 0, path.name)
         except BlockingIOError:
-            self._block_on(endpoint, bytes(buffer), size)
+            self._block_on(endpoint, b"".join(buffers), size)
         except OSError as error:
             if path.ancillary and error.errno in _SOURCE_REFUSED:
                 path.forget_source()
-                self._send_segmented(endpoint, buffer, size)
+                self._send_segmented(endpoint, buffers, size)
             elif error.errno in _GSO_REFUSED:
                 log.info("this kernel or route refuses UDP segmentation: sending singly")
                 self._gso = False
-                self.send_burst(endpoint, buffer, size)
+                self.send_burst(endpoint, memoryview(b"".join(buffers)), size)
             else:
                 self.send_errors += 1
 
@@ -210,11 +214,35 @@ class OuterSocket:
         if self._blocked:
             for endpoint, datagram in queue:
                 self._block_on(endpoint, datagram, 0)
-        elif self._sender is None or len(queue) < 3:
-            for endpoint, datagram in queue:
-                self._send_one(endpoint, datagram)
+        elif self._gso and len(queue) > 1:
+            self._send_trains(queue)
         else:
+            self._send_singly(queue)
+
+    def _send_trains(self, queue: list[tuple[Endpoint, bytes]]) -> None:
+        """Neighbours of one size for one endpoint pass the kernel as one."""
+        at, count, single = 0, len(queue), 0
+        while at < count:
+            endpoint, first = queue[at]
+            size = len(first)
+            stop = min(count, at + MAX_SEGMENTS, at + MAX_TRAIN // size)
+            end = at + 1
+            while end < stop and len(queue[end][1]) == size and queue[end][0] is endpoint:
+                end += 1
+            if end - at > 1:
+                self._send_singly(queue[single:at])
+                train = [datagram for _, datagram in queue[at:end]]
+                self._send_segmented(endpoint, train, size)
+                single = end
+            at = end
+        self._send_singly(queue[single:])
+
+    def _send_singly(self, queue: list[tuple[Endpoint, bytes]]) -> None:
+        if self._sender is not None and len(queue) > 2 and not self._blocked:
             self._send_batches(queue)
+            return
+        for endpoint, datagram in queue:
+            self._send_one(endpoint, datagram)
 
     def _send_batches(self, queue: list[tuple[Endpoint, bytes]]) -> None:
         assert self._sender is not None
@@ -242,6 +270,9 @@ class OuterSocket:
                 at += 1
 
     def _send_one(self, endpoint: Endpoint, datagram: bytes) -> None:
+        if self._blocked:
+            self._block_on(endpoint, datagram, 0)
+            return
         path = self._path(endpoint)
         try:
             self.socket.sendmsg([datagram], path.ancillary, 0, path.name)
