@@ -310,9 +310,11 @@ def test_timeouts_back_off() -> None:
     for _ in range(9):
         t(f"+{timeout - 0.0001:.6f}\nquiet\n+0.0001001\n> P. 1:101(100) ack 1")
         timeout = min(timeout * 2, 60)
-    t(
-        "< . 1:1(0) ack 101 win 65535\nwrite 10\n> P. 101:111(10) ack 1\n+0.21\n> P. 101:111(10) ack 1"
-    )
+    t("< . 1:1(0) ack 101 win 65535\nwrite 10\n> P. 101:111(10) ack 1")
+    t(f"+{timeout - 0.01}\nquiet\n+0.01\n> P. 101:111(10) ack 1")  # until there is a measurement
+    t("< . 1:1(0) ack 111 win 65535\nwrite 10\n> P. 111:121(10) ack 1\n+0.01")
+    t("< . 1:1(0) ack 121 win 65535\nwrite 10\n> P. 121:131(10) ack 1")
+    t("+0.25\n> P. 121:131(10) ack 1")
 
 
 def test_a_retransmission_gives_no_round_trip_time() -> None:

@@ -26,6 +26,7 @@ from lopower.netstack.tcp.state import (
     FIN_ACKED,
     FIN_WAIT_2,
     PENDING,
+    RESET_ERRORS,
     SYN_RCVD,
     SYN_SENT,
     SYNCHRONIZED,
@@ -481,11 +482,10 @@ class TcpConnection:
     def _acceptable(self, sequence: int, length: int) -> bool:
         """Whether a segment overlaps the window; its edge counts, senders stand there."""
         receiver = self.receiver
+        nxt, edge = receiver.nxt, receiver.edge + receiver.slack
         if not length:
-            return receiver.nxt <= sequence <= receiver.edge
-        if sequence + length <= receiver.nxt:
-            return False
-        return sequence < receiver.edge or sequence == receiver.nxt
+            return nxt <= sequence <= edge or sequence == nxt
+        return sequence + length > nxt and (sequence < edge or sequence == nxt)
 
     def _receive_odd(self, segment: Segment, sequence: int, length: int, now: float) -> None:
         """SYN, RST, and what is outside the window."""
@@ -493,7 +493,7 @@ class TcpConnection:
         flags = segment.flags
         if flags & RST:
             if sequence == receiver.nxt:
-                self._finish(TcpError.REFUSED if self.state is SYN_RCVD else TcpError.RESET)
+                self._finish(RESET_ERRORS.get(self.state, TcpError.RESET))
             elif receiver.nxt < sequence <= receiver.edge:
                 self._challenge(now)
         elif flags & SYN:
@@ -620,13 +620,9 @@ class TcpConnection:
         """Whether nothing but plain, in-order segments is expected."""
         if not payload:
             return self.state in SYNCHRONIZED
-        receiver = self.receiver
-        return (
-            self.state in TAKES_DATA
-            and not self._orphan
-            and receiver.queue is None
-            and receiver.fin_at == inf
-        )
+        if self.state not in TAKES_DATA or self._orphan:
+            return False
+        return self.receiver.queue is None and self.receiver.fin_at == inf
 
     # ICMP
 

@@ -44,6 +44,7 @@ class Flight:
         "_again",
         "_checked",
         "_max_runs",
+        "ambiguous",
         "delivered",
         "highest",
         "in_flight",
@@ -76,6 +77,7 @@ class Flight:
         self.reordering = reordering
         # Of the last acknowledgement:
         self.rtt = -1.0  # a measurement, negative for none
+        self.ambiguous = False  # something sent again arrived: no measurement (Karn's algorithm)
         self.original_delivered = False  # something marked lost arrived without being sent again
 
     @property
@@ -129,6 +131,7 @@ class Flight:
         sent_at = run.sent_at
         rtt = now - sent_at
         if run.retransmitted:
+            self.ambiguous = True
             if rtt < self.min_rtt:
                 return  # more likely the original's (RFC 8985, 6.2 step 2)
         else:

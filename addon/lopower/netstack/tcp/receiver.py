@@ -1,7 +1,7 @@
 """The receiving half: in-order bytes, what waits for a hole to fill, and the window.
 
 Sequence numbers are unwrapped. What is advertised is never taken back: `edge` only grows, and what
-is inside is always accepted.
+is inside is always accepted, as are the `slack` bytes after it that rounding may have added.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ class Receiver:
         "queue",
         "readable",
         "shift",
+        "slack",
     )
 
     def __init__(self, config: TcpConfig, initial: int, mss: int, shift: int) -> None:
@@ -151,6 +152,7 @@ class Receiver:
         self.edge = self.nxt + min(self.limit, MAX_WINDOW)  # what has been advertised
         self.mss = mss
         self.shift = shift
+        self.slack = (1 << shift) - 1
         self.chunks: list[Chunk] | None = None
         self._head = 0  # bytes of the first chunk that have been read
         self.readable = 0
@@ -181,9 +183,10 @@ class Receiver:
     def receive(self, start: int, data: Chunk, fin: bool) -> bool:
         """A segment that overlaps the window; returns whether RCV.NXT has moved."""
         end = start + len(data)
-        if fin and self.fin_at == inf and end <= self.edge:
+        edge = self.edge + self.slack
+        if fin and self.fin_at == inf and end <= edge:
             self.fin_at = end
-        limit = min(self.edge, self.fin_at)
+        limit = min(edge, self.fin_at)
         if end > limit:
             data = data[: int(limit) - start]
             end = start + len(data)
@@ -322,19 +325,12 @@ class Receiver:
     def window(self) -> int:
         """The window to advertise now, scaled; moves the edge (RFC 9293, 3.8.6.2.2)."""
         room = self.nxt + self.limit - self.readable
-        edge = self.edge
-        if room - edge >= self._threshold():
-            edge = room
-        shift = self.shift
-        wire = (edge - self.nxt) >> shift
-        if self.nxt + (wire << shift) < self.edge:
-            wire += 1  # rounding must not take back what was promised
-        if wire > MAX_WINDOW:
-            wire = MAX_WINDOW
-        edge = self.nxt + (wire << shift)
-        if edge > self.edge:
-            self.edge = edge
-        return wire
+        if room - self.edge >= self._threshold():
+            self.edge = min(room, self.nxt + (MAX_WINDOW << self.shift))
+        # Rounded up: rounding must not take back what was promised (RFC 7323, 2.4). The edge stays
+        # exact, or it would creep on with every acknowledgement.
+        wire = (self.edge - self.nxt + self.slack) >> self.shift
+        return max(0, min(wire, MAX_WINDOW))
 
     def _threshold(self) -> int:
         """How far the edge must move to be worth moving (silly window syndrome)."""

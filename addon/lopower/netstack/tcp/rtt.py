@@ -26,6 +26,9 @@ class RttEstimator:
 
     def sample(self, rtt: float, now: float) -> None:
         """One measurement, never of a retransmitted segment (Karn)."""
+        # After an outage an acknowledgement of the original may be a minute late; believing that at
+        # once would keep the timers away for another.
+        rtt = min(rtt, 4 * self.rto)
         if rtt <= self.min_rtt or now - self._min_at > MIN_RTT_WINDOW:
             self.min_rtt = rtt
             self._min_at = now

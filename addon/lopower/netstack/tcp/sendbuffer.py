@@ -6,7 +6,7 @@ import numpy as np
 
 from lopower.bursts import Matrix
 
-EMPTY = memoryview(b"")
+EMPTY = memoryview(bytearray())
 SMALLEST = 4096  # of a ring; most flows of small devices never hold more
 
 

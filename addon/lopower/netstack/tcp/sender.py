@@ -29,7 +29,7 @@ DELAYED_ACK = 0.2  # RFC 8985, 7.2: the worst case to expect of a peer with one 
 PACING_GAIN_START = 2.0  # Linux' figures, against cwnd per SRTT
 PACING_GAIN = 1.25
 PACED_RTT = 0.002
-"""On shorter paths an acknowledgement may end the pause: timers there are coarser than the pause."""
+"""On shorter paths an acknowledgement may end the pause: it is shorter than timers are exact."""
 SMALL_WINDOW = 32768  # a peer whose window never was larger gets a small buffer
 
 
@@ -214,17 +214,18 @@ class Sender:
             return False
         before = flight.delivered
         flight.rtt = -1.0
-        flight.original_delivered = False
+        flight.original_delivered = flight.ambiguous = False
         advanced = ack > self.una
         if advanced:
             self._advance(ack, now)
         elif plain and not self.sack:
             self._duplicates += 1
         duplicate = self._take_blocks(blocks, ack, now) if blocks else False
-        rtt = flight.rtt
+        rtt = -1.0 if flight.ambiguous else flight.rtt
         if rtt >= 0:
             self.rtt.sample(rtt, now)
             flight.min_rtt = self.rtt.min_rtt
+            self._backoff = 0
         if self._probe_end >= 0 and ack >= self._probe_end:
             self._end_probe(ack, advanced, plain and not blocks, duplicate, now)
         delivered = flight.delivered - before
@@ -248,7 +249,8 @@ class Sender:
             self._duplicates = max(self._duplicates - gone, 0) if self.phase is RECOVERY else 0
         self.una = ack
         buffer.advance(min(ack, buffer.end))
-        self._backoff = 0
+        if self.phase is not LOSS:
+            self._backoff = 0  # else when there is a measurement (RFC 6298, 5)
         self._progress_at = now
 
     def _take_blocks(self, blocks: list[tuple[int, int]] | tuple[()], ack: int, now: float) -> bool:
@@ -295,7 +297,7 @@ class Sender:
         if self.phase is RECOVERY:
             self._reduce(delivered)
         elif delivered and (self._limited if before is OPEN else self.phase is LOSS):
-            self.congestion.on_ack(delivered, flight.rtt, self.rtt.srtt, now)
+            self.congestion.on_ack(delivered, -1.0, self.rtt.srtt, now)
 
     def _detect(self, now: float) -> None:
         self.reorder_at = self.flight.detect_losses(self._reordering_window(), now)
@@ -367,7 +369,7 @@ class Sender:
             self._reordering = self.flight.reordering
             self.flight = NOTHING
         elif advanced:
-            self.rto_at = now + self.rtt.rto
+            self.rto_at = now + self.rtt.backed_off(self._backoff)
             self._arm_probe(now)
         elif self.flight.sacked:
             self.probe_at = inf
@@ -525,11 +527,13 @@ class Sender:
             if self.una == self.nxt and pending and self.persist_at == inf:
                 self.persist_at = now + self.rtt.backed_off(self._backoff)
             return
-        self.persist_at = inf
+        if self.persist_at < inf:
+            self.persist_at = inf
+            self._backoff = 0
         if self.phase is RECOVERY:
             self._prr_out += sent
         if self.rto_at == inf:
-            self.rto_at = now + self.rtt.rto
+            self.rto_at = now + self.rtt.backed_off(self._backoff)
             self._progress_at = now
         elif pieces[0][0] == self.una and self.phase is not OPEN:
             self.rto_at = now + self.rtt.backed_off(self._backoff)
@@ -547,7 +551,8 @@ class Sender:
         """The bound on bursts was reached: the rest goes a fraction of a round trip later."""
         congestion = self.congestion
         gain = PACING_GAIN_START if congestion.cwnd < congestion.ssthresh else PACING_GAIN
-        self.pace_at = now + sent * self.rtt.srtt / (congestion.cwnd * gain)
+        round_trip = min(self.rtt.srtt, 2 * self.rtt.min_rtt)
+        self.pace_at = now + sent * round_trip / (congestion.cwnd * gain)
 
     def discard(self) -> None:
         """The connection is over."""

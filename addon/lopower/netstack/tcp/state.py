@@ -80,3 +80,11 @@ class TcpError(Enum):
     UNREACHABLE = "host unreachable"
     ABORTED = "connection aborted"
     LINK_DOWN = "device removed"
+
+
+RESET_ERRORS: Final = {
+    SYN_RCVD: TcpError.REFUSED,
+    CLOSING: None,
+    LAST_ACK: None,
+}
+"""What a RST means where it is not just a reset: once both have closed, nothing (RFC 9293)."""
