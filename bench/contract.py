@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +63,8 @@ def become(command: list[str], configure: object) -> None:
     if os.fork() == 0:
         try:
             configure()
-        finally:
-            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(0)
     os.execv(command[0], command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bench.contract import Contract, become
-from lopower.api.client import ControlClient
+from lopower.api.client import RunningGateway
 from tests.lab.gateway import LOPOWER
 
 
@@ -23,12 +23,12 @@ def main() -> None:
 
 def enroll(contract: Contract) -> None:
     """Enrols the devices through the gateway's own control socket, once it is there."""
-    while (client := ControlClient.connect(contract.folder / "data")) is None:
+    gateway = RunningGateway(contract.folder / "data")
+    while not gateway.found():
         time.sleep(0.05)
     for number in range(1, contract.devices + 1):
-        enrolled = client.call("enroll", {"name": f"device-{number}"})
+        enrolled = gateway.call("enroll", {"name": f"device-{number}"})
         contract.write_profile(number, enrolled["profile"])
-    client.close()
 
 
 if __name__ == "__main__":
