@@ -31,10 +31,10 @@ Chunk = bytes | bytearray | memoryview
 
 def append_chunk(chunks: list[Chunk], data: Chunk) -> None:
     """Add a copy of `data`."""
-    if len(data) >= SMALL:
+    if not chunks or len(data) >= SMALL:
         chunks.append(bytes(data))
         return
-    last = chunks[-1] if chunks else None
+    last = chunks[-1]
     if isinstance(last, bytearray) and len(last) < PUT_TOGETHER:
         last += data
     else:

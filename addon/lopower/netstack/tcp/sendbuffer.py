@@ -76,6 +76,12 @@ class SendBuffer:
 
     def write(self, data: bytes | bytearray | memoryview, bound: int) -> int:
         """Take as much of `data` as fits; returns how much that is."""
+        count = len(data)
+        space = self.reserve(count, bound)
+        if len(space) == count:
+            space[:] = data
+            self.end += count
+            return count
         view = memoryview(data)
         taken = 0
         while taken < len(view):
@@ -141,9 +147,10 @@ class SendBuffer:
         while capacity < needed:
             capacity *= 2
         ring = self._pool.take(capacity)
-        held = self.peek(self.start, self.end)
-        ring.data[: len(held)] = held
-        self._release()
+        if self._ring is not None:
+            held = self.peek(self.start, self.end)
+            ring.data[: len(held)] = held
+            self._release()
         self._origin = self.start
         self._mask = capacity - 1
         self._ring = ring

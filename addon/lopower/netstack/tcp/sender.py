@@ -218,8 +218,11 @@ class Sender:
         advanced = ack > self.una
         if advanced:
             self._advance(ack, now)
-        elif plain and not self.sack:
-            self._duplicates += 1
+        else:
+            if plain and not self.sack:
+                self._duplicates += 1
+            if not self.window:
+                self._progress_at = now  # the peer is alive, its window has shrunk to nothing
         duplicate = self._take_blocks(blocks, ack, now) if blocks else False
         rtt = -1.0 if flight.ambiguous else flight.rtt
         if rtt >= 0:
@@ -439,11 +442,11 @@ class Sender:
 
     def plan(self, now: float) -> list[tuple[int, int]]:
         """Ranges to send now, in order: retransmissions first. They count as sent."""
-        flight = self.flight
-        if now < self.pace_at < inf and self.rtt.srtt > PACED_RTT and not self._force:
+        flight, force = self.flight, self._force
+        if now < self.pace_at < inf and self.rtt.srtt > PACED_RTT and not force:
             return []
         self.pace_at = inf
-        if not flight.lost and self.nxt == self.end and not self._force:
+        if self.nxt == self.buffer.end + self.closing and not flight.lost and not force:
             self.persist_at = inf
             if self.nxt == self.una:
                 self.buffer.commit(0)  # what was reserved in vain
@@ -462,7 +465,7 @@ class Sender:
             if count:
                 pieces.append(self._send_new(count, now))
                 sent += count
-        if self._force:
+        if force:
             sent += self._send_probe(pieces, now)
         self._after(pieces, sent, budget, now)
         return pieces
