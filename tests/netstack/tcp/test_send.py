@@ -160,6 +160,15 @@ def test_a_window_may_shrink() -> None:
     """)
 
 
+def test_a_window_that_shrank_to_nothing_is_no_dead_peer() -> None:
+    t = Script(TcpConfig(user_timeout=100))(WITHOUT_OPTIONS)("write 10\n> P. 1:11(10) ack 1")
+    for _ in range(20):
+        t("< . 1:1(0) ack 1 win 0\n+60\nalive")
+        t.sent.clear()
+    t("< . 1:1(0) ack 11 win 1000\nquiet")
+    t("write 10\n> P. 11:21(10) ack 1\n+300\ngone\nerror TIMED_OUT")
+
+
 def test_an_older_segment_does_not_change_the_window() -> None:
     """RFC 9293, 3.10.7.4: SND.WL1 and SND.WL2."""
     t = Script()(WITHOUT_OPTIONS)("""
