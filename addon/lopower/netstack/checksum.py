@@ -6,6 +6,8 @@ Python's big integers and numpy's 32-bit columns do the adding.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,11 +39,12 @@ def pseudo_header_sum(source: bytes, destination: bytes, protocol: int, length: 
 
 
 def row_sums(matrix: Matrix) -> NDArray[np.uint64]:
-    """The ones-complement sum of each row, as big-endian words; rows are a multiple of 4 wide."""
-    words = (
-        matrix.view(">u4")
-        if matrix.flags.c_contiguous
-        else np.ascontiguousarray(matrix).view(">u4")
-    )
-    sums: NDArray[np.uint64] = words.sum(axis=1, dtype=np.uint64) % np.uint64(65535)
+    """The sum of each row in the machine's byte order; rows are a multiple of 4 bytes wide."""
+    words = np.ascontiguousarray(matrix).view(np.uint32)
+    sums: NDArray[np.uint64] = np.add.reduce(words, axis=1, dtype=np.uint64)
     return sums
+
+
+def native_sum(value: int) -> int:
+    """A sum of big-endian words, in the machine's byte order."""
+    return int.from_bytes((value % 65535).to_bytes(2, sys.byteorder))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from lopower.netstack.events import IcmpError, IcmpErrorKind
 from lopower.netstack.ip import TCP, build_header, parse
@@ -72,8 +73,11 @@ def pattern(start: int, count: int) -> bytes:
 class Script:
     """One table under test, and the lines that are played to it."""
 
-    def __init__(self, config: TcpConfig | None = None, *, v6: bool = False) -> None:
+    def __init__(
+        self, config: TcpConfig | None = None, *, v6: bool = False, ack_delay: float = 0.0
+    ) -> None:
         self.now = 5000.0
+        config = replace(config or TcpConfig(), ack_delay=ack_delay)
         self.table = TcpTable(config, random=lambda n: bytes(range(n)))
         self.wire = Wire()
         self.host, self.device = (HOST_V6, DEVICE_V6) if v6 else (HOST_V4, DEVICE_V4)

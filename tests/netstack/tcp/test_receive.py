@@ -32,14 +32,55 @@ def _arguments(t: Script, packet: bytes) -> tuple[object, memoryview, object, fl
     return LINK, memoryview(packet), parse(packet), t.now
 
 
-def test_every_segment_is_acknowledged_at_once() -> None:
+def test_every_full_segment_is_acknowledged_at_once() -> None:
     """A delayed ACK would stall a peer whose window is four segments."""
-    Script()(HANDSHAKE)("""
-        < . 1:101(100) ack 1 win 512
+    Script(ack_delay=0.001)(HANDSHAKE)("""
+        < . 1:1241(1240) ack 1 win 512
+        > . 1:1(0) ack 1241
+        < P. 1241:2481(1240) ack 1 win 512
+        > . 1:1(0) ack 2481
+        read 2480
+    """)
+
+
+def test_a_small_segment_is_acknowledged_with_the_answer() -> None:
+    Script(ack_delay=0.001)(HANDSHAKE)("""
+        < P. 1:101(100) ack 1 win 512
+        quiet
+        read 100
+        write 10
+        > P. 1:11(10) ack 101
+        +0.002
+        quiet
+    """)
+
+
+def test_a_small_segment_without_an_answer_is_acknowledged_soon() -> None:
+    Script(ack_delay=0.001)(HANDSHAKE)("""
+        < P. 1:101(100) ack 1 win 512
+        quiet
+        +0.002
         > . 1:1(0) ack 101
+    """)
+
+
+def test_the_second_small_segment_is_acknowledged_at_once() -> None:
+    Script(ack_delay=0.001)(HANDSHAKE)("""
+        < P. 1:101(100) ack 1 win 512
         < P. 101:201(100) ack 1 win 512
         > . 1:1(0) ack 201
-        read 200
+        +0.002
+        quiet
+    """)
+
+
+def test_a_small_segment_is_acknowledged_at_once_when_something_is_missing() -> None:
+    Script(ack_delay=0.001)(HANDSHAKE)("""
+        < . 101:201(100) ack 1 win 512
+        > . 1:1(0) ack 1 <sack 101:201>
+        < . 1:51(50) ack 1 win 512
+        > . 1:1(0) ack 51 <sack 101:201>
+        < . 51:101(50) ack 1 win 512
     """)
 
 

@@ -9,18 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lopower.bursts import Matrix, RowBuffer, Rows
-from lopower.netstack.checksum import row_sums
+from lopower.netstack.checksum import native_sum, row_sums
 from lopower.netstack.tcp.config import TcpConfig
 from lopower.netstack.tcp.sendbuffer import SendBuffer
 from lopower.netstack.tcp.sequence import MASK
-from lopower.netstack.tcp.wire import ACK, FIN, HEADER, PSH, Ipv4Path, Path
+from lopower.netstack.tcp.wire import ACK, FIN, HEADER, PSH, Path
 
 # Below this a matrix costs more than packets one by one.
 SMALLEST_BURST = 4
 MAX_LAYOUTS = 16
 
 _MODULUS = np.uint64(65535)
-_WORD = np.dtype(">u2")
 _LONG = np.dtype(">u4")
 
 # Of the 32-bit word with data offset, flags and window: no options, and ACK with or without PSH.
@@ -84,8 +83,6 @@ class _Layout:
         "checksum",
         "flags",
         "headers",
-        "identification",
-        "ip_checksum",
         "length",
         "offsets",
         "padding",
@@ -105,9 +102,7 @@ class _Layout:
         self.padding = matrix[:, self.length :] if size > self.length else None
         self.sequence = matrix[:, tcp + 4 : tcp + 8].view(_LONG)[:, 0]
         self.flags = matrix[:, tcp + 13]
-        self.checksum = matrix[:, tcp + 16 : tcp + 18].view(_WORD)[:, 0]
-        self.identification = matrix[:, 4:6].view(_WORD)[:, 0]
-        self.ip_checksum = matrix[:, 10:12].view(_WORD)[:, 0]
+        self.checksum = matrix[:, tcp + 16 : tcp + 18].view(np.uint16)[:, 0]
         self.offsets = _STEPS[: len(matrix)] * np.uint32(payload)
 
 
@@ -199,21 +194,10 @@ class BurstWriter:
         layout.flags[count - 1] |= PSH
         if layout.padding is not None:
             layout.padding[:count] = 0
-        if isinstance(path, Ipv4Path):
-            self._number(layout, path, count)
         sums = row_sums(layout.rows.matrix[:count])
-        beside = np.uint64(path.sum_beside_packet(length) % 65535)
+        beside = np.uint64(native_sum(path.sum_beside_packet(length)))
         layout.checksum[:count] = _MODULUS - (sums + beside) % _MODULUS
         return layout
-
-    def _number(self, layout: _Layout, path: Ipv4Path, count: int) -> None:
-        """IPv4 identifications that follow each other, and the header checksums."""
-        first = path.identification
-        path.identification = (first + count) & 0xFFFF
-        identifications = (_STEPS[:count] + np.uint32(first)) & np.uint32(0xFFFF)
-        layout.identification[:count] = identifications
-        total = np.uint32(path.header_sum(layout.length) % 65535)
-        layout.ip_checksum[:count] = np.uint32(65535) - (identifications + total) % np.uint32(65535)
 
     def _lay_out(self, header: int, mss: int) -> _Layout:
         if len(self._layouts) >= MAX_LAYOUTS:

@@ -18,6 +18,10 @@ class TcpConfig:
     congestion: Literal["cubic", "newreno"] = "cubic"
     nagle: bool = False
     """A proxy relays what the other side chose to send; delaying it again only adds latency."""
+    ack_delay: float = 0.001
+    """What is less than a full segment, and nothing missing, is acknowledged with our next data or
+    so much later: an exchange of small messages takes a packet less. A window of four segments
+    never waits (RFC 9293, 3.8.6.3 allows 0.5 s and every second segment)."""
 
     burst_segments: int = 48
     """At most so many segments per connection and flush: a WireGuard client with Linux' default

@@ -119,6 +119,7 @@ class TcpConnection:
     """A TCP connection with a device; `remote` is the device, `local` who we are to it."""
 
     __slots__ = (
+        "_ack_at",
         "_acks",
         "_challenged_at",
         "_expires_at",
@@ -156,6 +157,7 @@ class TcpConnection:
         self.error: TcpError | None = None
         self.path: Path | None = None
         self._handshake: Handshake | None = Handshake()
+        self._ack_at = inf  # when to acknowledge a small segment that waits for data to go with
         self._acks = 0  # acknowledgements to send with the next flush
         self._challenged_at = -inf
         self._expires_at = inf
@@ -572,14 +574,24 @@ class TcpConnection:
         if self._orphan and len(payload) and sequence + len(payload) > receiver.nxt:
             self.abort(now)  # nobody will ever read it
             return
+        waiting = self._acks
         self._acks += 1
         if not receiver.receive(sequence, payload, fin):
             return
         receiver.tune(now)
         self._acks = 1
+        if not (fin or waiting or receiver.queue is not None or self._ack_at < inf):
+            self._delay_ack(len(payload), now)
         if receiver.finished:
             self._receive_fin(now)
         self._host.notify(self)
+
+    def _delay_ack(self, length: int, now: float) -> None:
+        """Let the acknowledgement of a small segment wait for data; the next will not wait."""
+        delay = self._host.config.ack_delay
+        if delay and length < self.receiver.mss:
+            self._acks = 0
+            self._ack_at = now + delay
 
     def _receive_fin(self, now: float) -> None:
         self.state = FIN_RECEIVED.get(self.state, self.state)
@@ -680,6 +692,7 @@ class TcpConnection:
             window = receiver.window()
         if pieces:
             self._acks = 0
+            self._ack_at = inf
             self._host.writer.write(
                 sink, self.link, path, sender.buffer, pieces, sender.mss, receiver.nxt, window
             )
@@ -706,6 +719,7 @@ class TcpConnection:
         for _ in range(repeat):
             sink.packet(self.link, packet)
         self._acks = 0
+        self._ack_at = inf
 
     def _send_reset(self, sequence: int, ack: int, *, bare: bool = False) -> None:
         """RST; `bare`: in answer to an ACK, so that it needs none itself."""
@@ -718,7 +732,7 @@ class TcpConnection:
     def _deadline(self) -> float:
         if self._handshake is not None:
             return min(self._handshake.repeat_at, self._expires_at)
-        return min(self.sender.deadline, self._keepalive_at(), self._expires_at)
+        return min(self.sender.deadline, self._keepalive_at(), self._expires_at, self._ack_at)
 
     def _keepalive_at(self) -> float:
         config = self._host.config
@@ -758,6 +772,9 @@ class TcpConnection:
         if sender.deadline <= now and not sender.on_timer(now):
             self._finish(self._soft_error or TcpError.TIMED_OUT)
             return
+        if self._ack_at <= now:
+            self._acks = self._acks or 1
+            self._ack_at = inf
         if self._keepalive_at() <= now:
             if self._probes >= self._host.config.keepalive_probes:
                 self._send_reset(sender.nxt, self.receiver.nxt)

@@ -139,9 +139,12 @@ def reverse(key: bytes) -> bytes:
 
 
 class Ipv4Path:
-    """What is constant in the headers of a connection's IPv4 packets, summed once."""
+    """What is constant in the headers of a connection's IPv4 packets, summed once.
 
-    __slots__ = ("_constant", "_ip_sum", "_tcp_sum", "identification")
+    The identification is 0: nothing here is ever fragmented (RFC 6864, 4.1).
+    """
+
+    __slots__ = ("_constant", "_ip_sum", "_tcp_sum")
 
     version = 4
     header = 40
@@ -152,7 +155,6 @@ class Ipv4Path:
         self._constant = reverse(key)
         self._ip_sum = 0x4500 + 0x4000 + 0x4006 + _pack_sum(key[:8])
         self._tcp_sum = _pack_sum(key) + 6
-        self.identification = 0
 
     def build(
         self,
@@ -175,15 +177,13 @@ class Ipv4Path:
         if payload:
             total += ones_sum(payload)
         length += 20
-        identification = self.identification
-        self.identification = (identification + 1) & 0xFFFF
         packet: bytes = self._pack(
             0x4500,
             length,
-            identification,
+            0,
             0x4000,
             0x4006,
-            65535 - (self._ip_sum + length + identification) % 65535,
+            65535 - (self._ip_sum + length) % 65535,
             self._constant,
             sequence,
             acknowledgment,
@@ -197,14 +197,14 @@ class Ipv4Path:
         return packet
 
     def template(self, acknowledgment: int, window: int, length: int) -> bytes:
-        """Headers for packets of `length` bytes; identification, sequence, checksums are 0."""
+        """Headers for packets of `length` bytes; sequence number and TCP checksum are 0."""
         template: bytes = self._pack(
             0x4500,
             length,
             0,
             0x4000,
             0x4006,
-            0,
+            65535 - (self._ip_sum + length) % 65535,
             self._constant,
             0,
             acknowledgment & MASK,
@@ -214,10 +214,6 @@ class Ipv4Path:
             0,
         )
         return template
-
-    def header_sum(self, length: int) -> int:
-        """The sum of the IPv4 header, its identification and checksum being 0."""
-        return self._ip_sum + length
 
     def sum_beside_packet(self, length: int) -> int:
         """What the TCP checksum covers beyond the packet: a valid IP header sums to 0."""
