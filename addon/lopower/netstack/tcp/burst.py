@@ -139,13 +139,15 @@ class BurstWriter:
                 rows.append((start, full))
                 start += full * mss
             if start < end:
-                self._rows(sink, link, path, buffer, rows, mss, acknowledgment, window)
-                rows = []
+                if rows:
+                    self._rows(sink, link, path, buffer, rows, mss, acknowledgment, window)
+                    rows = []
                 flags = ACK | PSH | FIN if fin else ACK | PSH
                 data = buffer.peek(start, end - fin)
                 packet = path.build(start, acknowledgment, flags, window, b"", data)
                 sink.packet(link, packet)
-        self._rows(sink, link, path, buffer, rows, mss, acknowledgment, window)
+        if rows:
+            self._rows(sink, link, path, buffer, rows, mss, acknowledgment, window)
 
     def _rows(
         self,

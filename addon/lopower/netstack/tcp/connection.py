@@ -732,7 +732,9 @@ class TcpConnection:
     def _deadline(self) -> float:
         if self._handshake is not None:
             return min(self._handshake.repeat_at, self._expires_at)
-        return min(self.sender.deadline, self._keepalive_at(), self._expires_at, self._ack_at)
+        sender = self.sender
+        idle = self._keepalive_at() if sender.una == sender.nxt else inf
+        return min(sender.deadline, idle, self._expires_at, self._ack_at)
 
     def _keepalive_at(self) -> float:
         config = self._host.config

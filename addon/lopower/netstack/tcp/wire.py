@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -91,8 +92,9 @@ def parse_sack(options: Buffer) -> list[tuple[int, int]]:
     return blocks
 
 
-def _walk(options: Buffer) -> list[tuple[int, Buffer]]:
-    found: list[tuple[int, Buffer]] = []
+def _walk(options: Buffer) -> list[tuple[int, bytes]]:
+    found: list[tuple[int, bytes]] = []
+    options = bytes(options)
     at, end = 0, len(options)
     while at < end:
         kind = options[at]
@@ -109,6 +111,7 @@ def _walk(options: Buffer) -> list[tuple[int, Buffer]]:
     return found
 
 
+@cache
 def syn_options(mss: int, shift: int | None, sack: bool) -> bytes:
     """The options of our SYN or SYN-ACK, padded to four bytes."""
     options = bytes((MAXIMUM_SEGMENT_SIZE, 4)) + mss.to_bytes(2)
