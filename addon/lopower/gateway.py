@@ -103,7 +103,7 @@ class Gateway:
             self.engine.tap = self._capture.write
         if not self.config.ipv4:
             self.names.set_filter(("ts.net",))
-        self.roster.sync()
+        self.roster.load()
 
     def _surroundings(self) -> Context:
         """What policy must know of the host and of the tunnel."""
@@ -145,9 +145,9 @@ class Gateway:
 
     def _greet(self) -> None:
         """Start a handshake with every device whose endpoint is known, so that nobody waits."""
-        known = [m.peer for m in self.roster.members.values() if m.peer.endpoint is not None]
-        for index, peer in enumerate(known):
-            self._loop.call_later(RECONNECT_SPREAD * index / len(known), self._initiate, peer)
+        awaited, self.roster.awaited = self.roster.awaited, []
+        for index, peer in enumerate(awaited):
+            self._loop.call_later(RECONNECT_SPREAD * index / len(awaited), self._initiate, peer)
 
     def _initiate(self, peer: Any) -> None:
         if not self._stopping:
@@ -222,9 +222,11 @@ class Gateway:
 
     def _changed(self, change: Change) -> None:
         """The registry was changed by a user."""
-        self.roster.sync()
-        if change.kind == "changed" and change.device and change.device.timestamp_mark is None:
-            self.roster.forget_timestamp(change.device.id)
+        if change.device is not None:
+            self.roster.refresh(change.device.id)
+            if change.kind == "changed" and change.device.timestamp_mark is None:
+                self.roster.forget_timestamp(change.device.id)
+        self._greet()
         self.engine.wake()
 
     # -- the page ----------------------------------------------------------------------------------

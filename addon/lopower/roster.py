@@ -62,29 +62,55 @@ class Roster:
         self._pending: dict[str, Pending] = {}
         self._dirty: set[str] = set()
         self._by_peer: dict[Peer, Member] = {}
+        self._names_by_id: dict[str, str] = {}
         self.members: dict[str, Member] = {}
+        self.awaited: list[Peer] = []  # to be called, once the gateway runs
 
-    def sync(self) -> None:
-        """Make this process what the registry says."""
-        devices = {device.id: device for device in self._registry.devices()}
+    def load(self) -> None:
+        """Take in every device of the registry."""
         self._pending = {pending.device_id: pending for pending in self._registry.pending()}
-        for device_id, member in list(self.members.items()):
-            device = devices.get(device_id)
-            if (
-                device is None
-                or not device.enabled
-                or _identity(device) != _identity(member.device)
-            ):
-                self._remove(member)
-        for device in devices.values():
+        for device in self._registry.devices():
+            self._names_by_id[device.id] = device.name
             if device.enabled:
                 self._update(device)
-        self._names.set_local_names({d.name: (d.ipv4, d.ipv6) for d in devices.values()})
+        self._name_all()
+
+    def refresh(self, device_id: str) -> None:
+        """One device was enrolled, changed or revoked; the others are not disturbed."""
+        device, pending = self._registry.device(device_id), self._registry.pending_for(device_id)
+        member = self.members.get(device_id)
+        self._pending.pop(device_id, None)
+        if pending is not None:
+            self._pending[device_id] = pending
+        if member is not None and (
+            device is None or not device.enabled or _identity(device) != _identity(member.device)
+        ):
+            self._remove(member)
+        if device is not None and device.enabled:
+            self._update(device)
+        self._rename(device_id, device)
+
+    def _rename(self, device_id: str, device: Device | None) -> None:
+        before = self._names_by_id.pop(device_id, None)
+        if device is not None:
+            self._names_by_id[device_id] = device.name
+            if before is None:
+                self._names.add_local_name(device.name, (device.ipv4, device.ipv6))
+                return
+        if before is not None and (device is None or device.name != before):
+            self._name_all()
+
+    def _name_all(self) -> None:
+        devices = self._registry.devices()
+        self._names.set_local_names({d.name: (d.ipv4, d.ipv6) for d in devices})
 
     def _update(self, device: Device) -> None:
         member = self.members.get(device.id)
         if member is None:
             member = self._add(device)
+            # Its endpoint is known from before: it need not wait until it speaks.
+            if device.last_endpoint is not None:
+                self.awaited.append(member.peer)
         elif member.device.rules != device.rules or member.device.name != device.name:
             client = self._proxy.client(member.peer)
             assert client is not None

@@ -183,6 +183,11 @@ class Server:
         self._zones.set_names(names)
         self._forget_variants()
 
+    def add_local_name(self, name: str, addresses: Addresses) -> None:
+        """One more device; costs the same however many there are."""
+        self._zones.add_name(name, addresses)
+        self._forget_variants()
+
     def set_filter(self, names: Iterable[str]) -> None:
         """Serve no A records of names under these, where IPv4 is off."""
         self._filter = tuple(dns.name.from_wire(name_to_wire(text), 0)[0] for text in names)

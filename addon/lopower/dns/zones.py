@@ -89,22 +89,32 @@ class Zones:
         """Replace the names of devices, given without the zone; ValueError names a bad one."""
         found: dict[bytes, Records] = {}
         for name, addresses in (*names.items(), ("gateway", self._gateway)):
-            owner = name_to_wire(f"{name}.{self._zone}")
-            found[owner] = {
-                rdtype: [address]
-                for rdtype, address in zip((TYPE_A, TYPE_AAAA), addresses, strict=True)
-                if address is not None
-            }
-            for address in filter(None, addresses):
-                found[name_to_wire(reverse_name(address))] = {TYPE_PTR: [owner]}
+            self._enter(found, name, addresses)
         nameserver = name_to_wire(f"gateway.{self._zone}")
-        for owner in list(found):
-            for _, ancestor in suffixes(owner):  # empty non-terminals exist too (RFC 8020)
-                found.setdefault(ancestor, self._nothing)
         for zone in self._zones:
             apex = found.get(zone, self._nothing)
             found[zone] = {**apex, TYPE_SOA: [self._soa], TYPE_NS: [nameserver]}
         self._names = found
+
+    def add_name(self, name: str, addresses: Addresses) -> None:
+        """One more device, or new addresses for it."""
+        self._enter(self._names, name, addresses)
+
+    def _enter(self, found: dict[bytes, Records], name: str, addresses: Addresses) -> None:
+        owner = name_to_wire(f"{name}.{self._zone}")
+        found[owner] = {
+            rdtype: [address]
+            for rdtype, address in zip((TYPE_A, TYPE_AAAA), addresses, strict=True)
+            if address is not None
+        }
+        entered = [owner]
+        for address in filter(None, addresses):
+            pointer = name_to_wire(reverse_name(address))
+            found[pointer] = {TYPE_PTR: [owner]}
+            entered.append(pointer)
+        for entry in entered:
+            for _, ancestor in suffixes(entry):  # empty non-terminals exist too (RFC 8020)
+                found.setdefault(ancestor, self._nothing)
 
     def find(self, query: Query) -> Entry | None:
         """The answer with authority; None where the name is not ours."""
