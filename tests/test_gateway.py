@@ -280,6 +280,32 @@ def test_a_slow_reader_stops_the_sender(tmp_path: Path, listener: socket.socket)
     run(tmp_path, test, allow=[rule(listener)])
 
 
+def test_what_a_device_sent_before_it_left_arrives(tmp_path: Path, listener: socket.socket) -> None:
+    """The target reads slowly; the device has long closed both directions."""
+
+    async def test(made: World) -> None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        station = await made.device("kitchen")
+        stream = await station.open(here(listener))
+        taken = await accept(listener)
+        payload = os.urandom(4_000_000)
+        await stream.write(payload)
+        stream.close()
+        taken.shutdown(socket.SHUT_WR)
+        assert await stream.read() == b""
+        while not stream.connection.closed:
+            if (part := await receive(taken, 1000)) != payload[:1000]:
+                raise AssertionError(part)
+            payload = payload[1000:]
+            await asyncio.sleep(0)
+        assert await receive(taken, len(payload)) == payload
+        assert await asyncio.get_running_loop().sock_recv(taken, 1) == b""
+        taken.close()
+        await drained(made)
+
+    run(tmp_path, test, allow=[rule(listener)])
+
+
 # -- UDP and ping ----------------------------------------------------------------------------------
 
 

@@ -89,7 +89,7 @@ class TcpRelay:
             self._pull()
         if mask & WRITABLE and not self._writable:
             self._writable = True
-            self._push()
+            self.on_ready()
 
     def _pull(self) -> None:
         """Socket to device, while there are bytes and room."""
@@ -163,19 +163,25 @@ class TcpRelay:
                 self.abort()
 
     def _ended(self) -> None:
-        """The connection is over: with an error the other side gets a reset, too."""
-        if self.connection.error is not None and self._socket is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        elif self._socket is not None:
+        """The connection is over: a reset goes on as one, what is still to be sent goes first."""
+        if self._socket is None:
+            self._finish()
+        elif self.connection.error is not None:
+            self._reset()
+        else:
             self._push()
+            if not self._pending and not self.connection.readable:
+                self._finish()
+
+    def _reset(self) -> None:
+        if self._socket is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._finish()
 
     def abort(self) -> None:
         """Reset both sides."""
         self.connection.abort(self._proxy.now)
-        if self._socket is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._finish()
+        self._reset()
 
     def _finish(self) -> None:
         self.connection.owner = None

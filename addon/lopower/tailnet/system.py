@@ -56,6 +56,7 @@ class SystemBackend:
             dialled(DialError.EXHAUSTED)
             return None
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         code = tcp.connect_ex((socket.inet_ntop(family, destination), port))
         if code not in (0, errno.EINPROGRESS):
             tcp.close()
