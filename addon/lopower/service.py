@@ -52,6 +52,7 @@ async def _serve(config: RunConfig, registry: Registry) -> None:
     # What stands now stays for good; the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     shown: asyncio.Task[None] | None = None
     try:
         if config.view:

@@ -297,7 +297,7 @@ def test_too_few_and_too_many_rows() -> None:
 
 
 def test_more_than_the_buffer_holds() -> None:
-    wire, burst = prepared(Scene(count=60, size=1408))
+    wire, burst = prepared(Scene(count=120, size=1408))
     assert at_once(wire, burst, LEFT) is None
     assert at_once(wire, burst[:40], LEFT) is not None
 

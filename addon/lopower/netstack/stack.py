@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from struct import Struct
 
 import numpy as np
@@ -66,6 +67,10 @@ MTU = 1280  # of the tunnel: what IPv6 asks for and every path carries with Wire
 # some ten megabytes at the very worst.
 MAX_EVENTS = 4096
 MAX_QUEUED_PACKETS = 8192
+
+# A burst of several flows is sorted if it is long enough, and gives each a few packets.
+MIN_MIXED_BURST = 8
+MIN_FLOW_ROWS = 2
 
 # Pairs of addresses seen lately and found in order; a flood of others only costs the look.
 MAX_KNOWN_PAIRS = 4096
@@ -263,12 +268,19 @@ class Stack:
             self._drops["event limit"] += 1
 
     def receive_burst(self, link: Hashable, packets: Matrix, now: float) -> bool:
-        """Take a burst if all rows are packets of one flow; `False`: nothing has changed."""
+        """Take a burst of one TCP or UDP flow, or of several; `False`: nothing has changed."""
         count, width = packets.shape
         if count < 2 or width < IPV4_HEADER:
             return False
+        if self._receive_flow(link, packets, now):
+            return True
+        if count < MIN_MIXED_BURST:
+            return False
+        return self._receive_flows(link, packets, now)
+
+    def _receive_flow(self, link: Hashable, packets: Matrix, now: float) -> bool:
         protocol_at = 9 if packets[0, 0] >> 4 == 4 else 6
-        if count < MIN_UDP_BURST and packets[0, protocol_at] == UDP:
+        if len(packets) < MIN_UDP_BURST and packets[0, protocol_at] == UDP:
             return False
         ip = self._uniform(packets)
         if ip is None:
@@ -277,6 +289,31 @@ class Stack:
             header_length, total = ip.header_length, ip.total_length
             return self.tcp.receive_burst(link, ip.key, packets, header_length, total, now)
         return self._receive_udp_burst(link, packets, ip)
+
+    def _receive_flows(self, link: Hashable, packets: Matrix, now: float) -> bool:
+        """Sort segments by ports; each flow keeps its order, and is taken whole or one by one."""
+        plain_v4 = packets[0, 0] == 0x45
+        at, protocol_at = (IPV4_HEADER, 9) if plain_v4 else (IPV6_HEADER, 6)
+        if packets.shape[1] < at + 4:
+            return False
+        heads = packets[:, [0, protocol_at]]
+        if packets[0, protocol_at] != TCP or (heads[:, 1] != TCP).any():
+            return False
+        if plain_v4 and (heads[:, 0] != 0x45).any():
+            return False
+        ports = packets[:, at : at + 4].view(np.uint32)[:, 0]
+        order = np.argsort(ports, kind="stable")
+        ports = ports[order]
+        starts = [0, *(np.flatnonzero(ports[1:] != ports[:-1]) + 1).tolist(), len(packets)]
+        if len(starts) == 2 or len(packets) < MIN_FLOW_ROWS * (len(starts) - 1):
+            return False
+        packets = packets[order]
+        for start, end in pairwise(starts):
+            flow = packets[start:end]
+            if end - start < 2 or not self._receive_flow(link, flow, now):
+                for packet in flow:
+                    self.receive(link, packet.data, now)
+        return True
 
     def _uniform(self, packets: Matrix) -> IpHeader | None:
         """The first packet's header if it is good, plain, and that of all rows."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from lopower.proxy.client import Client
     from lopower.proxy.proxy import Proxy
 
-BURST_SEGMENTS = 48  # read so many segments at once: one full burst of the sender
-PULLS_PER_TURN = 8  # bursts from one socket before the others have their turn
+PULL_SEGMENTS = 384  # read so many segments at once: the sender's largest flush
+PULLS_PER_TURN = 2  # reads from one socket before the others have their turn
 PUSH_BYTES = 1 << 18  # taken from the device's stream at a time
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST
 
@@ -96,7 +96,7 @@ class TcpRelay:
         connection, tcp = self.connection, self._socket
         if tcp is None or not connection.established:
             return
-        limit = BURST_SEGMENTS * connection.mss
+        limit = PULL_SEGMENTS * connection.mss
         for _ in range(PULLS_PER_TURN):
             if not self._readable:
                 return

@@ -22,9 +22,9 @@ from lopower.shell import mmsg
 
 log = logging.getLogger(__name__)
 
-# Two full GRO trains of a fast peer, or a train from each of many small devices, per wake-up; more
-# makes the answers late, which the congestion control of packet-by-packet clients punishes.
-RECEIVE_SLOTS = 16
+# As many trains or datagrams as one wake-up takes: a client that sends packet by packet fills them
+# all, and what a wake-up costs is shared by all of them.
+RECEIVE_SLOTS = 64
 SEND_SLOTS = 64
 SEND_STRIDE = 2048
 MAX_TRAIN = 65_000  # bytes in one segmented send: a UDP datagram's bound, less the headers

@@ -87,7 +87,7 @@ class Bursts:
         # What the first 16 bytes of consecutive datagrams differ by, as two numbers each.
         self._ramps = np.zeros((MAX_ROWS, 2), U64)
         self._ramps[:, 1] = self._ramp
-        self._clear = RowBuffer(1 << 16)
+        self._clear = RowBuffer(1 << 17)
         self._sealed = RowBuffer(CAPACITY)
         self._tails = Tails(TRANSPORT_HEADER_SIZE)
 

@@ -45,7 +45,7 @@ def test_a_burst_ends_with_psh() -> None:
 
 
 def test_bursts_are_bounded_and_the_rest_follows_soon() -> None:
-    t = Script(TcpConfig(initial_window=200, limited_slow_start=1 << 20))("""
+    t = Script(TcpConfig(initial_window=200, limited_slow_start=1 << 20, max_bursts=1))("""
         < S 0:0(0) win 65535 <mss 1460,sackOK,wscale 7>
         accept
         > S. 0:0(0) ack 1

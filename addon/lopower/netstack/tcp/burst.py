@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -160,18 +160,19 @@ class BurstWriter:
         acknowledgment: int,
         window: int,
     ) -> None:
-        """Full-size segments: a matrix if there are enough."""
-        count = sum(full for _, full in pieces)
-        if count >= SMALLEST_BURST:
-            layout = self._fill(path, buffer, pieces, count, mss, acknowledgment, window)
-            sink.burst(link, layout.rows.head(count))
-            return
-        for start, full in pieces:
-            for at in range(start, start + full * mss, mss):
-                count -= 1
-                flags = ACK if count else ACK | PSH
-                data = buffer.peek(at, at + mss)
-                sink.packet(link, path.build(at, acknowledgment, flags, window, b"", data))
+        """Full-size segments: matrices as long as there are enough."""
+        for part in _split(pieces, mss, self._count):
+            count = sum(full for _, full in part)
+            if count >= SMALLEST_BURST:
+                layout = self._fill(path, buffer, part, count, mss, acknowledgment, window)
+                sink.burst(link, layout.rows.head(count))
+                continue
+            for start, full in part:
+                for at in range(start, start + full * mss, mss):
+                    count -= 1
+                    flags = ACK if count else ACK | PSH
+                    data = buffer.peek(at, at + mss)
+                    sink.packet(link, path.build(at, acknowledgment, flags, window, b"", data))
 
     def _fill(
         self,
@@ -207,3 +208,20 @@ class BurstWriter:
         layout = _Layout(self._buffer, self._count, header, mss)
         self._layouts[header, mss] = layout
         return layout
+
+
+def _split(pieces: list[tuple[int, int]], mss: int, most: int) -> Iterator[list[tuple[int, int]]]:
+    """Runs of full segments, put together to parts of at most `most` segments."""
+    part: list[tuple[int, int]] = []
+    room = most
+    for start, full in pieces:
+        while full >= room:
+            part.append((start, room))
+            yield part
+            start, full = start + room * mss, full - room
+            part, room = [], most
+        if full:
+            part.append((start, full))
+            room -= full
+    if part:
+        yield part

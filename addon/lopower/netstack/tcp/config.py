@@ -27,6 +27,9 @@ class TcpConfig:
     """At most so many segments per connection and flush: a WireGuard client with Linux' default
     UDP buffer of 212,992 bytes loses what is past about 90 datagrams of a burst, and one sendmsg
     with UDP_SEGMENT takes 64 KB."""
+    max_bursts: int = 8
+    """At most so many bursts per flush, where a window four times as large has been carried without
+    a loss: what a flush costs is shared."""
     initial_window: int = 10
     """Segments, RFC 6928."""
     limited_slow_start: int = 128 * KB

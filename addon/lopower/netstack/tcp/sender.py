@@ -30,6 +30,7 @@ PACING_GAIN_START = 2.0  # Linux' figures, against cwnd per SRTT
 PACING_GAIN = 1.25
 PACED_RTT = 0.002
 """On shorter paths an acknowledgement may end the pause: it is shorter than timers are exact."""
+DEFER_WINDOW = 65536  # below it every acknowledgement counts: small devices never wait
 SMALL_WINDOW = 32768  # a peer whose window never was larger gets a small buffer
 
 
@@ -453,7 +454,7 @@ class Sender:
             return []
         pipe = self.pipe()
         allowance = self.congestion.cwnd - pipe
-        budget = self._config.burst_segments * self.mss
+        budget = self._budget()
         pieces: list[tuple[int, int]] = []
         sent = 0
         if flight.lost:
@@ -469,6 +470,13 @@ class Sender:
             sent += self._send_probe(pieces, now)
         self._after(pieces, sent, budget, now)
         return pieces
+
+    def _budget(self) -> int:
+        """Bytes for one flush: a burst, or several where a quarter of the window is more."""
+        burst = self._config.burst_segments * self.mss
+        if self.rtt.srtt > PACED_RTT:
+            return burst
+        return max(burst, min(self.congestion.cwnd >> 2, self._config.max_bursts * burst))
 
     def _send_new(self, count: int, now: float) -> tuple[int, int]:
         start, flight = self.nxt, self.flight
@@ -493,6 +501,8 @@ class Sender:
         usable = self.una + self.window - self.nxt
         limit = min(usable, allowance, budget)
         mss = self.mss
+        if limit == allowance < pending and self._may_wait(limit):
+            return 0
         if pending <= limit:
             if self._config.nagle and pending < mss and self.una < self.nxt and not self.closing:
                 return 0
@@ -504,6 +514,17 @@ class Sender:
         if limit == allowance and self.una == self.nxt and usable >= mss:
             return mss
         return 0
+
+    def _may_wait(self, limit: int) -> bool:
+        """Whether the next acknowledgement will allow a longer burst (Linux' TSO deferral)."""
+        window = self.congestion.cwnd
+        return (
+            limit < window >> 2
+            and window >= DEFER_WINDOW
+            and self.rtt.srtt <= PACED_RTT
+            and self.phase is OPEN
+            and self.nxt - self.una > window >> 1
+        )
 
     def _send_probe(self, pieces: list[tuple[int, int]], now: float) -> int:
         """A segment that the rules would not send: it has been asked for by a timer."""
