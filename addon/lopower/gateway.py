@@ -37,7 +37,8 @@ from lopower.wireguard import EndpointChanged, HandshakeCompleted, Interface
 log = logging.getLogger(__name__)
 
 HTTP_PORT = 80
-HOUSEKEEPING = 5.0  # seconds: idle UDP mappings, counters, pending keys
+HOUSEKEEPING = 5.0  # seconds: idle UDP mappings, pending keys, names in rules
+SELDOM = 60.0  # seconds: counters (a memory card wears out), the host's own addresses
 SAVE_SOON = 0.1  # seconds from a handshake until its endpoint is on the disk
 RECONNECT_SPREAD = 1.0  # seconds over which a restarted gateway greets the devices it knows
 
@@ -89,6 +90,7 @@ class Gateway:
         self._capture: Capture | None = None
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._saving = False
+        self._seldom_at = 0.0
         self._stopping = False
         self._wire()
 
@@ -160,11 +162,22 @@ class Gateway:
         now = time.monotonic()
         self.proxy.expire(now)
         self.name_service.expire(now)
-        self.roster.save(counters=True)
         self.registry.expire(time.time())
         self._pin_names(now)
+        if now >= self._seldom_at:
+            self._seldom_at = now + SELDOM
+            self._look_around()
         self.engine.wake()
         self._loop.call_later(HOUSEKEEPING, self._housekeeping)
+
+    def _look_around(self) -> None:
+        """Save counters; take note of other addresses and networks of the host."""
+        self.roster.save(counters=True)
+        context = self._surroundings()
+        if context != self.context:
+            log.info("the host's addresses have changed")
+            self.context = context
+            self.roster.set_context(context)
 
     def _pin_names(self, now: float) -> None:
         """Look up the names in rules whose addresses are not known, or no longer."""

@@ -23,13 +23,22 @@ KEEPALIVE_SEEN = 180.0  # seconds; a device that keeps its session alive is hear
 class Member:
     """A device and what of it lives in this process."""
 
-    __slots__ = ("base_rx", "base_tx", "clock_offset", "device", "handshake", "peer", "rotation")
+    __slots__ = (
+        "base_rx",
+        "base_tx",
+        "clock_offset",
+        "device",
+        "handshake",
+        "peer",
+        "rotation",
+        "saved",
+    )
 
     def __init__(self, device: Device, peer: Peer) -> None:
         self.device = device
         self.peer = peer
         self.rotation: Peer | None = None  # new keys that wait for their first handshake
-        self.base_rx, self.base_tx = device.rx_bytes, device.tx_bytes
+        self.base_rx, self.base_tx = self.saved = device.rx_bytes, device.tx_bytes
         self.handshake = device.last_handshake
         self.clock_offset: float | None = None
 
@@ -156,6 +165,16 @@ class Roster:
                 self._by_peer.pop(peer, None)
         del self.members[member.device.id]
 
+    def set_context(self, context: Context) -> None:
+        """The host's surroundings have changed: every policy decides anew."""
+        self._context = context
+        self._default.set_context(context)
+        for member in self.members.values():
+            if member.device.rules:
+                client = self._proxy.client(member.peer)
+                assert client is not None
+                client.policy.set_context(context, parse_rules(member.device.rules))
+
     def policies(self) -> set[Policy]:
         """Every policy in force; devices without rules of their own share one."""
         return {client.policy for client in self._proxy.clients()} | {self._default}
@@ -238,11 +257,13 @@ class Roster:
         """Write what changed to the registry; with `counters`, all devices that talked."""
         members = [self.members[i] for i in self._dirty if i in self.members]
         if counters:
-            members = [m for m in self.members.values() if m.peer.rx_bytes or m.peer.tx_bytes]
+            members = [m for m in self.members.values() if m.saved != (m.rx_bytes, m.tx_bytes)]
         self._dirty.clear()
         self._save(members)
 
     def _save(self, members: list[Member]) -> None:
+        for member in members:
+            member.saved = member.rx_bytes, member.tx_bytes
         if members:
             self._registry.save_runtime(
                 Runtime(
