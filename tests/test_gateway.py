@@ -21,6 +21,7 @@ import dns.rrset
 import pytest
 
 from lopower.config import RunConfig
+from lopower.devices.errors import UserError
 from lopower.devices.profiles.reader import read
 from lopower.devices.registry import Registry
 from lopower.endpoint import Endpoint
@@ -662,5 +663,33 @@ def test_strangers_are_counted(tmp_path: Path) -> None:
                 await station.connect()
         [knock] = made.call("knocks")
         assert knock["reason"] == "unknown-key"
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"upstreams": ["foo://x"]}, "--upstream: foo:// is not one of udp, tcp, tls and https."),
+        ({"upstreams": ["10.90.0.1"]}, "--upstream: 10.90.0.1 is the gateway itself"),
+        ({"pcap": Path("/nonexistent/x.pcap")}, "--pcap: /nonexistent/x.pcap cannot be written"),
+    ],
+)
+def test_mistakes_in_options_are_one_sentence(
+    tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    async def test(made: World) -> None:
+        raise AssertionError("it started")
+
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, test, **options)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
+    async def test(made: World) -> None:
+        with pytest.raises(UserError, match="cannot be opened"):
+            async with world(tmp_path / "other", listen=(LOOPBACK, made.gateway.outer.port)):
+                pass
 
     run(tmp_path, test)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -29,7 +30,7 @@ from lopower.shell.capture import Capture
 from lopower.shell.engine import Engine
 from lopower.shell.outer import OuterSocket
 from lopower.shell.poller import Poller
-from lopower.shell.upstream import Carrier, Upstream
+from lopower.shell.upstream import Carrier, Upstream, UpstreamError
 from lopower.tailnet import host
 from lopower.tailnet.system import SystemBackend
 from lopower.wireguard import EndpointChanged, HandshakeCompleted, Interface
@@ -71,11 +72,7 @@ class Gateway:
             owner=lambda asked: asked.client,  # type: ignore[attr-defined]
         )
         self.roster = Roster(registry, self.interface, self.proxy, self.names, self.context)
-        self.carrier = Carrier(
-            [Upstream.parse(text) for text in config.upstreams],
-            self._answered,
-            own=[str(ip_address(address)) for address in self.addresses],
-        )
+        self.carrier = self._carrier()
         self.name_service = NameService(self.proxy, self.names)
         self.welcome = web.Server(Welcome(self._who, self._hosts()), access_log=None)
         self.live = Live(self)
@@ -101,11 +98,21 @@ class Gateway:
         self.proxy.streams[53] = self.name_service.on_stream
         self.proxy.streams[HTTP_PORT] = self._serve_page
         if self.config.pcap is not None:
-            self._capture = Capture(self.config.pcap, time.time)
+            self._capture = _capture(self.config.pcap)
             self.engine.tap = self._capture.write
         if not self.config.ipv4:
             self.names.set_filter(("ts.net",))
         self.roster.load()
+
+    def _carrier(self) -> Carrier:
+        try:
+            return Carrier(
+                [Upstream.parse(text) for text in self.config.upstreams],
+                self._answered,
+                own=[str(ip_address(address)) for address in self.addresses],
+            )
+        except UpstreamError as error:
+            raise UserError(f"--upstream: {error}") from None
 
     def _surroundings(self) -> Context:
         """What policy must know of the host and of the tunnel."""
@@ -284,3 +291,10 @@ def _open(config: RunConfig) -> OuterSocket:
             f"UDP port {port} cannot be opened ({error.strerror}): another program may hold it; "
             "choose another with --listen, or see `lopower doctor`."
         ) from None
+
+
+def _capture(path: Path) -> Capture:
+    try:
+        return Capture(path, time.time)
+    except OSError as error:
+        raise UserError(f"--pcap: {path} cannot be written ({error.strerror}).") from None
