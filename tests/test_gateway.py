@@ -28,6 +28,7 @@ from lopower.endpoint import Endpoint
 from lopower.gateway import Gateway
 from lopower.netstack.events import IcmpError, IcmpErrorKind
 from lopower.station import Membership, Station, Stream
+from lopower.tailnet import host
 
 LOOPBACK = "127.0.0.1"
 LOCAL = ip_address(LOOPBACK).packed
@@ -507,8 +508,8 @@ async def get(station: Station, address: bytes, path: str, host: str) -> tuple[i
 def test_the_page_knows_who_asks(tmp_path: Path) -> None:
     async def test(made: World) -> None:
         station = await made.device("kitchen")
-        for address, host in ((GATEWAY4, "10.90.0.1"), (GATEWAY6, "[fd7a:115c:a1e0:9909::1]")):
-            status, body = await get(station, address, "/who", host)
+        for address, name in ((GATEWAY4, "10.90.0.1"), (GATEWAY6, "[fd7a:115c:a1e0:9909::1]")):
+            status, body = await get(station, address, "/who", name)
             assert status == 200
             assert json.loads(body)["name"] == "kitchen"
         for path in ("/", "/page.js", "/page.css", "/ping"):
@@ -691,5 +692,39 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be opened"):
             async with world(tmp_path / "other", listen=(LOOPBACK, made.gateway.outer.port)):
                 pass
+
+    run(tmp_path, test)
+
+
+def test_new_addresses_of_the_host_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(made: World) -> None:
+        made.enroll("kitchen", rules=["198.51.100.0/24"])
+        [client] = made.gateway.proxy.clients()
+        ours = ip_address("198.51.100.9").packed
+        assert client.policy.check(ours, 80, "tcp").allowed
+        monkeypatch.setattr(host, "look", lambda: host.Host((ours,), ()))
+        made.gateway._look_around()
+        assert not client.policy.check(ours, 80, "tcp").allowed
+        assert client.policy.check(ip_address("198.51.100.8").packed, 80, "tcp").allowed
+
+    run(tmp_path, test)
+
+
+def test_counters_are_written_only_when_they_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(made: World) -> None:
+        await (await made.device("kitchen")).ping(GATEWAY4)
+        made.enroll("silent")
+        made.gateway.roster.save(counters=True)
+        saved: list[Any] = []
+        monkeypatch.setattr(made.gateway.registry, "save_runtime", saved.extend)
+        made.gateway.roster.save(counters=True)
+        assert saved == []
+        await made.stations[0].ping(GATEWAY4)
+        made.gateway.roster.save(counters=True)
+        assert len(saved) == 1
 
     run(tmp_path, test)
