@@ -38,11 +38,15 @@ def test_a_device_cannot_speak_for_another(
     address = TARGET if version == 4 else TARGET6
     server = UdpServer(target, address, 7200, lambda data: received.append(data))
     send_from(phone, laptop.address(version), (address, 7200), b"spoofed")
+
+    def heard() -> bool:
+        honest.send(b"honest")  # again, as whoever uses UDP does: on a busy machine one may be lost
+        return bool(received)
+
     with phone.namespace.udp(address, 7200) as honest:
-        honest.send(b"honest")
-        wait_for(lambda: received, "the honest datagram", 3)
+        wait_for(heard, "an honest datagram", 10, pause=0.2)
     server.close()
-    assert received == [b"honest"]
+    assert set(received) == {b"honest"}
 
 
 @pytest.mark.parametrize("version", [4, 6])
