@@ -488,6 +488,7 @@ def test_a_rule_may_be_a_name(tmp_path: Path, bound: socket.socket) -> None:
         while not client.policy.check(good, 443, "tcp").allowed:
             await asyncio.sleep(0.01)
         assert not client.policy.check(good, 80, "tcp").allowed
+        assert "198.51.100.7/32" in made.call("enroll", name="garden")["profile"]
         while len(client.policy.pins["rebind.example.org"]) == 0:
             await asyncio.sleep(0.01)
         with pytest.raises(ConnectionError):

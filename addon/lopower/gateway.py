@@ -80,7 +80,7 @@ class Gateway:
             registry,
             live=self.live,
             on_change=self._changed,
-            routes=lambda rules: routes(parse_rules(rules), self.context),
+            routes=lambda rules: routes(parse_rules(rules), self.context, self.roster.pins()),
             endpoint=config.client_endpoint(self.outer.port),
         )
         self.control = ControlServer(self.admin, config.data)

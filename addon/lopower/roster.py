@@ -179,6 +179,13 @@ class Roster:
         """Every policy in force; devices without rules of their own share one."""
         return {client.policy for client in self._proxy.clients()} | {self._default}
 
+    def pins(self) -> dict[str, tuple[bytes, ...]]:
+        """The addresses that names in rules stand for at the moment."""
+        found: dict[str, tuple[bytes, ...]] = {}
+        for policy in self.policies():
+            found.update(policy.pins)
+        return found
+
     def _policy(self, device: Device) -> Policy:
         if not device.rules:
             return self._default
