@@ -87,7 +87,7 @@ class Gateway:
         self._capture: Capture | None = None
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._saving = False
-        self._seldom_at = 0.0
+        self._seldom_at = time.monotonic() + SELDOM
         self._stopping = False
         self._wire()
 

@@ -8,12 +8,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from lopower import __version__
+from lopower.devices.administration import ONLINE_SECONDS
 from lopower.devices.keys import encode
 from lopower.endpoint import Endpoint
 from lopower.proxy.client import Client
 from lopower.proxy.tcp import TcpRelay
 from lopower.proxy.udp import UdpMapping
-from lopower.roster import KEEPALIVE_SEEN, Member
+from lopower.roster import Member
 from lopower.wireguard import (
     ClockWrong,
     Event,
@@ -107,7 +108,7 @@ class Live:
     def _online(self, member: Member) -> bool:
         peer = member.peer
         heard = max(peer.received_at, peer.last_handshake or peer.received_at)
-        return heard > self._gateway.now() - KEEPALIVE_SEEN
+        return heard > self._gateway.now() - ONLINE_SECONDS
 
     def status(self) -> dict[str, Any]:
         """The gateway as a whole."""

@@ -17,8 +17,6 @@ from lopower.wireguard import EndpointChanged, HandshakeCompleted, Interface, Pe
 
 log = logging.getLogger(__name__)
 
-KEEPALIVE_SEEN = 180.0  # seconds; a device that keeps its session alive is heard within these
-
 
 class Member:
     """A device and what of it lives in this process."""
@@ -26,7 +24,6 @@ class Member:
     __slots__ = (
         "base_rx",
         "base_tx",
-        "clock_offset",
         "device",
         "handshake",
         "peer",
@@ -40,7 +37,6 @@ class Member:
         self.rotation: Peer | None = None  # new keys that wait for their first handshake
         self.base_rx, self.base_tx = self.saved = device.rx_bytes, device.tx_bytes
         self.handshake = device.last_handshake
-        self.clock_offset: float | None = None
 
     @property
     def rx_bytes(self) -> int:
@@ -52,7 +48,7 @@ class Member:
 
 
 class Roster:
-    """All enabled devices. `sync` after any change to the registry."""
+    """All enabled devices: `load` once, then `refresh` whatever changed in the registry."""
 
     def __init__(
         self,
@@ -200,7 +196,6 @@ class Roster:
             return
         log.info("%s: handshake with %s", member.device.name, event.peer.endpoint)
         member.handshake = time.time()
-        member.clock_offset = event.clock_offset
         self._dirty.add(member.device.id)
         if member.device.id in self._pending:
             self._settle_keys(member, event.peer)

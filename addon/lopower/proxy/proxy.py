@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from lopower.netstack.events import EchoRequest, UdpDatagram, Unreachable
 from lopower.netstack.stack import Stack
@@ -18,13 +18,6 @@ from lopower.shell.poller import Poller
 from lopower.tailnet.backend import Backend, DialError
 
 log = logging.getLogger(__name__)
-
-
-class Owner(Protocol):
-    """Whoever a connection of the netstack belongs to."""
-
-    def on_ready(self) -> None:
-        """The connection changed."""
 
 
 StreamService = Callable[[Client, TcpConnection], None]

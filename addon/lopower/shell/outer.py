@@ -78,7 +78,7 @@ class OuterSocket:
         self._blocked: deque[tuple[Endpoint, bytes, int]] = deque()
         self._blocked_bytes = 0
         self._gso = _accepts(self.socket, mmsg.UDP_SEGMENT, 0)
-        self._gro = _accepts(self.socket, mmsg.UDP_GRO, 1)
+        _accepts(self.socket, mmsg.UDP_GRO, 1)
         self._receiver = mmsg.Receiver(RECEIVE_SLOTS) if mmsg.available else None
         self._sender = mmsg.Sender(SEND_SLOTS, SEND_STRIDE) if mmsg.available else None
         block = self._receiver.block if self._receiver else np.zeros((1, 65536), np.uint8)
